@@ -1,0 +1,39 @@
+//! vmbr puts QEMU/KVM guests on the network of their host.
+//!
+//! Two programs are built from this library: `vmbr`, which an administrator
+//! runs, and `vmbr-helper`, which QEMU runs for an unprivileged user.
+//!
+//! # The way of the data
+//!
+//! A network change is a value before it is an act, and there is one way to
+//! get anywhere:
+//!
+//! ```text
+//! netlink::dump -> model::HostState --plan::plan(live, target)--> plan::Plan --apply--> kernel
+//!                                                                     \-> Display: ip commands
+//! ```
+//!
+//! # The rooms of the house
+//!
+//! - [`model`]: plain values of the host's network. No I/O, no unsafe.
+//! - `plan`: pure functions from (live, target) to operations or a refusal.
+//!   No I/O, no unsafe.
+//! - `netlink`: `dump` reads the kernel into the model, `wire` writes
+//!   operations to it.
+//! - `apply`: the record of what was changed, the lock, the executor.
+//! - [`sys`]: the only unsafe: TAP ioctls, descriptor passing, capabilities,
+//!   seccomp.
+//! - [`helper`], `cli`: the ways in.
+#![deny(unsafe_code)]
+
+#[cfg(feature = "cli")]
+pub mod apply;
+#[cfg(feature = "cli")]
+pub mod cli;
+pub mod helper;
+pub mod model;
+#[cfg(feature = "cli")]
+pub mod netlink;
+#[cfg(feature = "cli")]
+pub mod plan;
+pub mod sys;

@@ -1,0 +1,2 @@
+//! The only place with `unsafe`: thin, checked wrappers of system calls.
+#![allow(unsafe_code)]
