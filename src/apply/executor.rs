@@ -53,7 +53,10 @@ impl Executor {
     /// # Errors
     /// As of socket(2).
     pub fn new() -> io::Result<Self> {
-        Ok(Self { wire: Wire::open()?, indexes: BTreeMap::new() })
+        Ok(Self {
+            wire: Wire::open()?,
+            indexes: BTreeMap::new(),
+        })
     }
 
     /// Performs a plan; `report` hears of each stage as it begins. What the
@@ -82,7 +85,10 @@ impl Executor {
 
     fn flip(&mut self, step: &Step) -> Result<(), Failure> {
         let mut messages = Vec::with_capacity(step.ops.len());
-        let fail = |op: &Op, source| Failure { doing: op.to_string(), source };
+        let fail = |op: &Op, source| Failure {
+            doing: op.to_string(),
+            source,
+        };
         for op in &step.ops {
             match self.message(op) {
                 Ok(Some(message)) => messages.push(message),
@@ -90,7 +96,9 @@ impl Executor {
                 Err(error) => return Err(fail(op, error)),
             }
         }
-        let Some(first) = step.ops.first() else { return Ok(()) };
+        let Some(first) = step.ops.first() else {
+            return Ok(());
+        };
         let failures = self.wire.send_all(messages).map_err(|error| fail(first, error))?;
         for (place, source) in failures {
             tolerate(step.ops.get(place).unwrap_or(first), source)?;
@@ -161,8 +169,15 @@ impl Executor {
 /// Whether every learned route of a device stands at two metrics: the copy's
 /// and the kernel's own.
 fn copies_are_replaced(routes: &[Route], dev: &IfName) -> bool {
-    let learned: Vec<&Route> = routes.iter().filter(|r| r.protocol == protocol::RA && r.uses(dev)).collect();
-    learned.iter().all(|r| learned.iter().any(|o| o.same_slot_but_metric(r) && o.metric != r.metric))
+    let learned: Vec<&Route> = routes
+        .iter()
+        .filter(|r| r.protocol == protocol::RA && r.uses(dev))
+        .collect();
+    learned.iter().all(|r| {
+        learned
+            .iter()
+            .any(|o| o.same_slot_but_metric(r) && o.metric != r.metric)
+    })
 }
 
 fn index_of(indexes: &mut BTreeMap<IfName, u32>, name: &IfName) -> io::Result<u32> {
@@ -188,6 +203,9 @@ fn tolerate(op: &Op, source: KernelError) -> Result<(), Failure> {
     if harmless.iter().any(|errno| source.is(*errno)) {
         Ok(())
     } else {
-        Err(Failure { doing: op.to_string(), source })
+        Err(Failure {
+            doing: op.to_string(),
+            source,
+        })
     }
 }

@@ -37,12 +37,22 @@ pub fn take(identity: &str) -> Result<Lock, LockError> {
     let directory = Path::new(RUN_DIR);
     make_directory(directory).map_err(LockError::Io)?;
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let file = options.open(directory.join(format!("{identity}.lock"))).map_err(LockError::Io)?;
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW);
+    let file = options
+        .open(directory.join(format!("{identity}.lock")))
+        .map_err(LockError::Io)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut file) => {
             // For the message of who comes next; losing it loses nothing.
-            let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+            let _ = file
+                .set_len(0)
+                .and_then(|()| writeln!(file, "{}", std::process::id()));
             Ok(Lock { _file: file })
         }
         Err((mut file, Errno::EWOULDBLOCK)) => {
@@ -57,8 +67,13 @@ pub fn take(identity: &str) -> Result<Lock, LockError> {
 /// Whether a vmbr is at work in the namespace now. Without the right to look,
 /// the answer is no.
 pub fn is_held(identity: &str) -> bool {
-    let Ok(file) = File::open(Path::new(RUN_DIR).join(format!("{identity}.lock"))) else { return false };
-    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+    let Ok(file) = File::open(Path::new(RUN_DIR).join(format!("{identity}.lock"))) else {
+        return false;
+    };
+    matches!(
+        Flock::lock(file, FlockArg::LockSharedNonblock),
+        Err((_, Errno::EWOULDBLOCK))
+    )
 }
 
 /// Makes a directory that others can read and only its maker can change; one
@@ -76,7 +91,10 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
     if metadata.is_dir() && mine {
         Ok(())
     } else {
-        let text = format!("{} is not a directory that only its owner, you, can change", path.display());
+        let text = format!(
+            "{} is not a directory that only its owner, you, can change",
+            path.display()
+        );
         Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
     }
 }

@@ -29,7 +29,9 @@ impl std::fmt::Display for MigrateError {
         match self {
             Self::Read(error) => error.fmt(f),
             Self::Failed(failure) => failure.fmt(f),
-            Self::Differs(sentences) => write!(f, "the host is not as it should be: {}", sentences.join("; ")),
+            Self::Differs(sentences) => {
+                write!(f, "the host is not as it should be: {}", sentences.join("; "))
+            }
         }
     }
 }
@@ -64,7 +66,11 @@ pub fn reach(
     }
     let live = dump::snapshot(&devices).map_err(MigrateError::Read)?;
     let differences = verify::differences(&live, target);
-    if differences.is_empty() { Ok(()) } else { Err(MigrateError::Differs(differences)) }
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(MigrateError::Differs(differences))
+    }
 }
 
 /// Keeps the signals that ask the program to end until it is dropped.
@@ -73,7 +79,13 @@ struct HeldSignals(SigSet);
 impl HeldSignals {
     fn new() -> Self {
         let mut set = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE] {
+        for signal in [
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+            Signal::SIGPIPE,
+        ] {
             set.add(signal);
         }
         // Fails for no valid set.

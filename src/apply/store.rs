@@ -43,7 +43,10 @@ pub enum Entry {
 impl Store {
     /// The records of the namespace `identity` below `state_dir`.
     pub fn new(state_dir: &Path, identity: &str) -> Self {
-        Self { directory: state_dir.join(identity), namespace: identity.to_owned() }
+        Self {
+            directory: state_dir.join(identity),
+            namespace: identity.to_owned(),
+        }
     }
 
     /// Where the record of a bridge is.
@@ -68,7 +71,11 @@ impl Store {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&new)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&new)?;
         let written = file.write_all(&text).and_then(|()| file.sync_all());
         if let Err(error) = written.and_then(|()| fs::rename(&new, &path)) {
             let _ = fs::remove_file(&new);
@@ -102,7 +109,9 @@ impl Store {
             let path = entry?.path();
             let stem = path.file_stem().and_then(|stem| stem.to_str());
             let is_record = path.extension().is_some_and(|extension| extension == "json");
-            let Some(bridge) = stem.and_then(|stem| stem.parse().ok()).filter(|_| is_record) else { continue };
+            let Some(bridge) = stem.and_then(|stem| stem.parse().ok()).filter(|_| is_record) else {
+                continue;
+            };
             found.push(match self.read(&path, &bridge) {
                 Ok(record) => Entry::Record(Box::new(record)),
                 Err(why) => Entry::Unusable { bridge, path, why },
@@ -115,15 +124,22 @@ impl Store {
     fn read(&self, path: &Path, bridge: &IfName) -> Result<Record, String> {
         let file = File::open(path).map_err(|error| error.to_string())?;
         let mut text = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(file, LARGEST), &mut text).map_err(|error| error.to_string())?;
+        io::Read::read_to_end(&mut io::Read::take(file, LARGEST), &mut text)
+            .map_err(|error| error.to_string())?;
         // The version first: a newer form may have other fields.
-        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| format!("it is damaged: {error}"))?;
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|error| format!("it is damaged: {error}"))?;
         match value.get("version").and_then(serde_json::Value::as_u64) {
             Some(version) if version == u64::from(VERSION) => {}
-            Some(version) => return Err(format!("it has version {version}, this vmbr reads version {VERSION}")),
+            Some(version) => {
+                return Err(format!(
+                    "it has version {version}, this vmbr reads version {VERSION}"
+                ));
+            }
             None => return Err("it is damaged: it has no version".into()),
         }
-        let record: Record = serde_json::from_value(value).map_err(|error| format!("it is damaged: {error}"))?;
+        let record: Record =
+            serde_json::from_value(value).map_err(|error| format!("it is damaged: {error}"))?;
         if record.namespace != self.namespace {
             return Err("it is of another boot or another network namespace".into());
         }

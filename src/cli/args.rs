@@ -9,9 +9,17 @@ use crate::model::IfName;
 
 /// Puts QEMU/KVM guests on the network of their host.
 #[derive(Debug, Parser)]
-#[command(name = "vmbr", version, about, propagate_version = true, disable_help_subcommand = true)]
-#[command(after_help = "Exit status: 0 done, 1 failed and the host is as before, 2 bad usage, \
-    3 refused before touching anything, 4 failed and something is left.")]
+#[command(
+    name = "vmbr",
+    version,
+    about,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+#[command(
+    after_help = "Exit status: 0 done, 1 failed and the host is as before, 2 bad usage, \
+    3 refused before touching anything, 4 failed and something is left."
+)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]

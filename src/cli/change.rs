@@ -35,7 +35,11 @@ impl Place {
             message: format!("cannot read the records in {}: {error}", args.state_dir.display()),
             remedy: "nothing was changed; name another directory with --state-dir".into(),
         })?;
-        Ok(Self { identity, store, entries })
+        Ok(Self {
+            identity,
+            store,
+            entries,
+        })
     }
 
     /// Records that can be used.
@@ -71,7 +75,9 @@ impl Place {
 
 /// Seconds since 1970.
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
 }
 
 /// Leads the host to `target`, and says each stage.
@@ -100,7 +106,10 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
                 crate::plan::Holder::Bridge => place.save(record),
             };
             match forgotten {
-                Ok(()) => Error::Failed { message: cause.to_string(), remedy: remedy_for(cause) },
+                Ok(()) => Error::Failed {
+                    message: cause.to_string(),
+                    remedy: remedy_for(cause),
+                },
                 Err(error) => Error::Left {
                     message: format!("{cause}; the network is as before, but its record is not: {error}"),
                     remedy: format!("look at {}", place.store.path(&record.bridge.name).display()),

@@ -40,7 +40,9 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
     let refusals = refusals(&live, &record, &guests, down.force);
     if !refusals.is_empty() {
         if down.dry_run && !args.json {
-            refusals.iter().for_each(|r| print(&format!("# refused: {}\n#   {}", r.message, r.remedy)));
+            refusals
+                .iter()
+                .for_each(|r| print(&format!("# refused: {}\n#   {}", r.message, r.remedy)));
         }
         return Err(Error::Refused(refusals));
     }
@@ -49,18 +51,23 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
     let mut planned = plan(&live, &target);
     adjust(&mut planned);
     let commands: Vec<String> = planned.commands().map(|c| c.to_string()).collect();
-    let document = || {
-        json!({"bridge": record.bridge.name, "uplink": record.uplink.name, "plan": commands, "warnings": []})
-    };
+    let document = || json!({"bridge": record.bridge.name, "uplink": record.uplink.name, "plan": commands, "warnings": []});
     if down.dry_run {
-        if args.json { print_json(&document()) } else { commands.iter().for_each(|line| print(line)) }
+        if args.json {
+            print_json(&document())
+        } else {
+            commands.iter().for_each(|line| print(line))
+        }
         return Ok(());
     }
     carry_out(&record, &place, &target, &adjust, args)?;
     if args.json {
         print_json(&document());
     } else {
-        print(&format!("{} carries its network itself again; {} is gone", record.uplink.name, record.bridge.name));
+        print(&format!(
+            "{} carries its network itself again; {} is gone",
+            record.uplink.name, record.bridge.name
+        ));
     }
     Ok(())
 }
@@ -71,7 +78,9 @@ fn find(place: &Place, live: &HostState, name: Option<&IfName>) -> Result<Option
     if let Some(name) = name {
         for entry in &place.entries {
             match entry {
-                Entry::Record(record) if record.bridge.name == *name => return Ok(Some(record.as_ref().clone())),
+                Entry::Record(record) if record.bridge.name == *name => {
+                    return Ok(Some(record.as_ref().clone()));
+                }
                 Entry::Unusable { bridge, path, why } if bridge == name => {
                     return Err(Error::refused(
                         format!("the record {} cannot be used: {why}", path.display()),
@@ -83,26 +92,39 @@ fn find(place: &Place, live: &HostState, name: Option<&IfName>) -> Result<Option
         }
         return match live.link(name) {
             Some(link) => Err(Error::refused(
-                format!("vmbr did not make {name}, a {}", link.kind.as_deref().unwrap_or("NIC")),
+                format!(
+                    "vmbr did not make {name}, a {}",
+                    link.kind.as_deref().unwrap_or("NIC")
+                ),
                 "end it the way it was made",
             )),
             None => Ok(None),
         };
     }
-    let names: Vec<String> = place.entries.iter().map(|entry| entry.bridge().to_string()).collect();
+    let names: Vec<String> = place
+        .entries
+        .iter()
+        .map(|entry| entry.bridge().to_string())
+        .collect();
     match place.entries.as_slice() {
         [] => Ok(None),
         [entry] => find(place, live, Some(entry.bridge())),
         _ => Err(Error::refused(
             format!("vmbr made several bridges: {}", names.join(", ")),
-            format!("name one: vmbr down {}", names.first().map_or("BRIDGE", String::as_str)),
+            format!(
+                "name one: vmbr down {}",
+                names.first().map_or("BRIDGE", String::as_str)
+            ),
         )),
     }
 }
 
 /// Ports of the bridge other than its uplink.
 fn guests(live: &HostState, record: &Record) -> Vec<Link> {
-    live.ports_of(&record.bridge.name).filter(|port| port.name != record.uplink.name).cloned().collect()
+    live.ports_of(&record.bridge.name)
+        .filter(|port| port.name != record.uplink.name)
+        .cloned()
+        .collect()
 }
 
 fn refusals(live: &HostState, record: &Record, guests: &[Link], force: bool) -> Vec<Refusal> {
@@ -124,7 +146,10 @@ fn refusals(live: &HostState, record: &Record, guests: &[Link], force: bool) -> 
     if !force && !guests.is_empty() {
         let names: Vec<&str> = guests.iter().map(|port| port.name.as_str()).collect();
         let remedy = format!("stop the guests that use them, or cut them off: vmbr down {bridge} --force");
-        found.push(Refusal::new(format!("guests are on {bridge}: {}", names.join(", ")), remedy));
+        found.push(Refusal::new(
+            format!("guests are on {bridge}: {}", names.join(", ")),
+            remedy,
+        ));
     }
     found
 }
@@ -141,9 +166,13 @@ fn target(record: &Record, live: &HostState) -> Target {
 
 /// Removes the guests' TAPs before the bridge; other ports are freed with it.
 fn remove_guests(plan: &mut Plan, guests: &[Link]) {
-    let Some(step) = plan.steps.iter_mut().rfind(|step| step.stage == Stage::Tidy) else { return };
+    let Some(step) = plan.steps.iter_mut().rfind(|step| step.stage == Stage::Tidy) else {
+        return;
+    };
     let taps = guests.iter().filter(|port| port.tun.is_some());
-    let ops = taps.map(|port| Op::DeleteLink { dev: port.name.clone() });
+    let ops = taps.map(|port| Op::DeleteLink {
+        dev: port.name.clone(),
+    });
     step.ops.splice(0..0, ops);
 }
 
@@ -154,22 +183,41 @@ fn carry_out(
     adjust: &dyn Fn(&mut Plan),
     args: &Args,
 ) -> Result<(), Error> {
-    let changing = Record { progress: Progress::Changing, time: change::now(), ..record.clone() };
+    let changing = Record {
+        progress: Progress::Changing,
+        time: change::now(),
+        ..record.clone()
+    };
     let cannot = |error: std::io::Error| Error::Failed {
-        message: format!("cannot write the record {}: {error}", place.store.path(&record.bridge.name).display()),
+        message: format!(
+            "cannot write the record {}: {error}",
+            place.store.path(&record.bridge.name).display()
+        ),
         remedy: "nothing was changed; vmbr changes a host only when it can go back".into(),
     };
     place.save(&changing).map_err(cannot)?;
     if let Err(cause) = change::reach(target, adjust, args.verbose, words) {
-        let back = Target { network: target.network.moved_to(&record.bridge.name), ..record.bridged() };
+        let back = Target {
+            network: target.network.moved_to(&record.bridge.name),
+            ..record.bridged()
+        };
         let error = change::undo(record, place, &back, &cause);
-        log(Severity::Error, &format!("down {}: {}", record.bridge.name, error.sentences().0));
+        log(
+            Severity::Error,
+            &format!("down {}: {}", record.bridge.name, error.sentences().0),
+        );
         return Err(error);
     }
     if let Err(error) = place.store.remove(&record.bridge.name) {
-        say(&format!("warning: the record {} stays: {error}", place.store.path(&record.bridge.name).display()));
+        say(&format!(
+            "warning: the record {} stays: {error}",
+            place.store.path(&record.bridge.name).display()
+        ));
     }
-    log(Severity::Notice, &format!("{} carries its network itself again", record.uplink.name));
+    log(
+        Severity::Notice,
+        &format!("{} carries its network itself again", record.uplink.name),
+    );
     Ok(())
 }
 

@@ -27,7 +27,10 @@ pub fn man(dir: Option<&Path>) -> Result<(), Error> {
         None => {
             let mut text = Vec::new();
             let rendered = clap_mangen::Man::new(command).render(&mut text);
-            written(rendered.and_then(|()| io::stdout().write_all(&text)), "standard output")
+            written(
+                rendered.and_then(|()| io::stdout().write_all(&text)),
+                "standard output",
+            )
         }
     }
 }

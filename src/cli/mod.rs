@@ -45,8 +45,14 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     if std::env::args_os().any(|arg| arg == "--json") {
         let text = error.to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        print_json(&serde_json::json!({"error": {"status": 2, "message": message, "remedy": "see vmbr --help"}}));
+        let message = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: ");
+        print_json(
+            &serde_json::json!({"error": {"status": 2, "message": message, "remedy": "see vmbr --help"}}),
+        );
     } else {
         let _ = error.print();
     }
@@ -64,6 +70,9 @@ fn require_privilege() -> Result<(), Error> {
     if has.unwrap_or(false) && nix::unistd::geteuid().is_root() {
         Ok(())
     } else {
-        Err(Error::refused("changing the host's network needs root", "run it with sudo; --dry-run needs no root"))
+        Err(Error::refused(
+            "changing the host's network needs root",
+            "run it with sudo; --dry-run needs no root",
+        ))
     }
 }

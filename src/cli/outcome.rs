@@ -37,7 +37,10 @@ impl Error {
 
     /// Something that the host would not say.
     pub fn unreadable(error: &io::Error) -> Self {
-        Self::Failed { message: error.to_string(), remedy: "nothing was changed".into() }
+        Self::Failed {
+            message: error.to_string(),
+            remedy: "nothing was changed".into(),
+        }
     }
 
     /// The exit status of the contract.
@@ -52,11 +55,12 @@ impl Error {
     /// What went wrong, and what to do about it.
     pub fn sentences(&self) -> (String, String) {
         match self {
-            Self::Failed { message, remedy } | Self::Left { message, remedy } => (message.clone(), remedy.clone()),
+            Self::Failed { message, remedy } | Self::Left { message, remedy } => {
+                (message.clone(), remedy.clone())
+            }
             Self::Refused(refusals) => {
-                let join = |part: fn(&Refusal) -> &str| {
-                    refusals.iter().map(part).collect::<Vec<_>>().join("; ")
-                };
+                let join =
+                    |part: fn(&Refusal) -> &str| refusals.iter().map(part).collect::<Vec<_>>().join("; ");
                 (join(|r| &r.message), join(|r| &r.remedy))
             }
         }
@@ -76,7 +80,10 @@ impl Error {
             match self {
                 Self::Refused(refusals) => {
                     for refusal in refusals {
-                        say(&format!("vmbr: {kind}: {}\n  {}", refusal.message, refusal.remedy));
+                        say(&format!(
+                            "vmbr: {kind}: {}\n  {}",
+                            refusal.message, refusal.remedy
+                        ));
                     }
                 }
                 _ => say(&format!("vmbr: {kind}: {message}\n  {remedy}")),

@@ -45,11 +45,16 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     let Some(record) = record.filter(|_| refusals.is_empty()) else {
         if up.dry_run && !args.json {
             print(&format!("# uplink {uplink}: {why}"));
-            refusals.iter().for_each(|r| print(&format!("# refused: {}\n#   {}", r.message, r.remedy)));
+            refusals
+                .iter()
+                .for_each(|r| print(&format!("# refused: {}\n#   {}", r.message, r.remedy)));
         }
         return Err(Error::Refused(refusals));
     };
-    let planned: Vec<String> = plan(&live, &record.bridged()).commands().map(|c| c.to_string()).collect();
+    let planned: Vec<String> = plan(&live, &record.bridged())
+        .commands()
+        .map(|c| c.to_string())
+        .collect();
     if up.dry_run {
         return dry_run(&record, &planned, &why, &warnings, args);
     }
@@ -82,20 +87,31 @@ fn standing<'a>(
     uplink: &IfName,
     bridge: &IfName,
 ) -> Result<Option<&'a Record>, Error> {
-    let Some(record) = place.records().find(|r| r.uplink.name == *uplink || r.bridge.name == *bridge) else {
+    let Some(record) = place
+        .records()
+        .find(|r| r.uplink.name == *uplink || r.bridge.name == *bridge)
+    else {
         return Ok(None);
     };
     let name = &record.bridge.name;
-    let is_port = live.link(&record.uplink.name).is_some_and(|link| link.master.as_ref() == Some(name));
+    let is_port = live
+        .link(&record.uplink.name)
+        .is_some_and(|link| link.master.as_ref() == Some(name));
     if record.progress == Progress::Changing {
         return Err(Error::refused(
-            format!("an earlier change of {} to {name} did not end", record.uplink.name),
+            format!(
+                "an earlier change of {} to {name} did not end",
+                record.uplink.name
+            ),
             format!("undo it first: vmbr down {name}"),
         ));
     }
     if !record.is_of(live) {
         return Err(Error::refused(
-            format!("vmbr made {name} for a NIC {} that is gone or was made anew", record.uplink.name),
+            format!(
+                "vmbr made {name} for a NIC {} that is gone or was made anew",
+                record.uplink.name
+            ),
             format!("end that first: vmbr down {name}"),
         ));
     }
@@ -118,14 +134,21 @@ fn already(record: &Record, args: &Args) -> Result<(), Error> {
     if args.json {
         print_json(&document(record, &[], &[]));
     } else {
-        print(&format!("already so: {} is on {}", record.uplink.name, record.bridge.name));
+        print(&format!(
+            "already so: {} is on {}",
+            record.uplink.name, record.bridge.name
+        ));
     }
     Ok(())
 }
 
 fn unusable(place: &Place, bridge: &IfName) -> Option<Refusal> {
     place.entries.iter().find_map(|entry| match entry {
-        Entry::Unusable { bridge: name, path, why } if name == bridge => Some(Refusal::new(
+        Entry::Unusable {
+            bridge: name,
+            path,
+            why,
+        } if name == bridge => Some(Refusal::new(
             format!("the record {} cannot be used: {why}", path.display()),
             "see what it is of; if nothing needs it, remove it",
         )),
@@ -143,12 +166,20 @@ fn document(record: &Record, plan: &[String], warnings: &[String]) -> serde_json
     })
 }
 
-fn dry_run(record: &Record, plan: &[String], why: &str, warnings: &[String], args: &Args) -> Result<(), Error> {
+fn dry_run(
+    record: &Record,
+    plan: &[String],
+    why: &str,
+    warnings: &[String],
+    args: &Args,
+) -> Result<(), Error> {
     if args.json {
         print_json(&document(record, plan, warnings));
     } else {
         print(&format!("# uplink {}: {why}", record.uplink.name));
-        warnings.iter().for_each(|text| print(&format!("# warning: {text}")));
+        warnings
+            .iter()
+            .for_each(|text| print(&format!("# warning: {text}")));
         plan.iter().for_each(|line| print(line));
     }
     Ok(())
@@ -156,21 +187,37 @@ fn dry_run(record: &Record, plan: &[String], why: &str, warnings: &[String], arg
 
 fn carry_out(record: &Record, place: &Place, args: &Args) -> Result<(), Error> {
     place.save(record).map_err(|error| Error::Failed {
-        message: format!("cannot write the record {}: {error}", place.store.path(&record.bridge.name).display()),
+        message: format!(
+            "cannot write the record {}: {error}",
+            place.store.path(&record.bridge.name).display()
+        ),
         remedy: "nothing was changed; vmbr changes a host only when it can go back".into(),
     })?;
     let reached = change::reach(&record.bridged(), &|_| {}, args.verbose, words);
     if let Err(cause) = reached {
         let error = change::undo(record, place, &record.restored(), &cause);
-        log(Severity::Error, &format!("up {}: {}", record.uplink.name, error.sentences().0));
+        log(
+            Severity::Error,
+            &format!("up {}: {}", record.uplink.name, error.sentences().0),
+        );
         return Err(error);
     }
-    let settled = Record { progress: Progress::Settled, time: change::now(), ..record.clone() };
+    let settled = Record {
+        progress: Progress::Settled,
+        time: change::now(),
+        ..record.clone()
+    };
     if let Err(error) = place.save(&settled) {
         let cause = crate::apply::migrate::MigrateError::Read(error);
         return Err(change::undo(record, place, &record.restored(), &cause));
     }
-    log(Severity::Notice, &format!("{} carries the network of {}", record.bridge.name, record.uplink.name));
+    log(
+        Severity::Notice,
+        &format!(
+            "{} carries the network of {}",
+            record.bridge.name, record.uplink.name
+        ),
+    );
     Ok(())
 }
 
@@ -188,17 +235,28 @@ fn words(stage: Stage) -> &'static str {
 fn helper_path() -> PathBuf {
     let beside = |program: PathBuf| {
         let bin = program.parent()?.to_owned();
-        [bin.join("../libexec/vmbr-helper"), bin.join("vmbr-helper")].into_iter().find(|path| path.is_file())
+        [bin.join("../libexec/vmbr-helper"), bin.join("vmbr-helper")]
+            .into_iter()
+            .find(|path| path.is_file())
     };
-    let installed = || Path::new("/usr/libexec/vmbr-helper").is_file().then(|| "/usr/libexec/vmbr-helper".into());
+    let installed = || {
+        Path::new("/usr/libexec/vmbr-helper")
+            .is_file()
+            .then(|| "/usr/libexec/vmbr-helper".into())
+    };
     let found = std::env::current_exe().ok().and_then(beside).or_else(installed);
-    found.and_then(|path| path.canonicalize().ok()).unwrap_or_else(|| "/usr/local/libexec/vmbr-helper".into())
+    found
+        .and_then(|path| path.canonicalize().ok())
+        .unwrap_or_else(|| "/usr/local/libexec/vmbr-helper".into())
 }
 
 fn what_next(record: &Record) {
     let bridge = &record.bridge.name;
     let user = std::env::var("SUDO_USER").ok().filter(|user| user != "root");
-    let whom = user.map_or_else(|| "users".to_owned(), |user| format!("{user} (and every other user)"));
+    let whom = user.map_or_else(
+        || "users".to_owned(),
+        |user| format!("{user} (and every other user)"),
+    );
     print(&format!(
         "{bridge} carries the network of {}. A reboot ends this; so does: vmbr down {bridge}\n\
          To let {whom} put guests on it, write into /etc/qemu/bridge.conf the line\n  \

@@ -168,7 +168,11 @@ impl Address {
     /// both have one: kernels before 5.18 have none.
     pub fn same_content(&self, other: &Self) -> bool {
         let near = |a: u32, b: u32| {
-            if a == FOREVER || b == FOREVER { a == b } else { a.abs_diff(b) <= LIFETIME_SLACK }
+            if a == FOREVER || b == FOREVER {
+                a == b
+            } else {
+                a.abs_diff(b) <= LIFETIME_SLACK
+            }
         };
         self.same_key(other)
             && self.prefix_len == other.prefix_len

@@ -38,7 +38,9 @@ impl HostState {
 
     /// The devices that are ports of `master`, in the order of their index.
     pub fn ports_of<'a>(&'a self, master: &'a IfName) -> impl Iterator<Item = &'a Link> {
-        self.links.iter().filter(move |link| link.master.as_ref() == Some(master))
+        self.links
+            .iter()
+            .filter(move |link| link.master.as_ref() == Some(master))
     }
 
     /// The addresses of a device.

@@ -40,7 +40,12 @@ impl Network {
         Self {
             dev: dev.clone(),
             addresses: host.addresses.get(dev).cloned().unwrap_or_default(),
-            routes: host.routes.iter().filter(|r| r.uses(dev) && !r.belongs_to_kernel()).cloned().collect(),
+            routes: host
+                .routes
+                .iter()
+                .filter(|r| r.uses(dev) && !r.belongs_to_kernel())
+                .cloned()
+                .collect(),
             neighbours: host
                 .neighbours
                 .iter()
@@ -58,7 +63,14 @@ impl Network {
             dev: dev.clone(),
             addresses: self.addresses.clone(),
             routes: self.routes.iter().map(|r| r.renamed(&self.dev, dev)).collect(),
-            neighbours: self.neighbours.iter().map(|n| Neighbour { dev: dev.clone(), ..n.clone() }).collect(),
+            neighbours: self
+                .neighbours
+                .iter()
+                .map(|n| Neighbour {
+                    dev: dev.clone(),
+                    ..n.clone()
+                })
+                .collect(),
             rules: self.rules.iter().map(|r| r.renamed(&self.dev, dev)).collect(),
             sysctls: self.sysctls.clone(),
         }
@@ -68,9 +80,12 @@ impl Network {
     /// order: the kernel's order of addresses decides which one is used.
     pub fn ordered_as(mut self, order: &Self) -> Self {
         let place = |found: Option<usize>| found.unwrap_or(usize::MAX);
-        self.addresses.sort_by_key(|a| place(order.addresses.iter().position(|o| o.same_key(a))));
-        self.routes.sort_by_key(|r| place(order.routes.iter().position(|o| o.same(r))));
-        self.rules.sort_by_key(|r| place(order.rules.iter().position(|o| o == r)));
+        self.addresses
+            .sort_by_key(|a| place(order.addresses.iter().position(|o| o.same_key(a))));
+        self.routes
+            .sort_by_key(|r| place(order.routes.iter().position(|o| o.same(r))));
+        self.rules
+            .sort_by_key(|r| place(order.rules.iter().position(|o| o == r)));
         self
     }
 

@@ -71,8 +71,14 @@ impl Prefix {
     /// The block of all addresses of a family.
     pub fn all(family: Family) -> Self {
         match family {
-            Family::V4 => Self { address: Ipv4Addr::UNSPECIFIED.into(), len: 0 },
-            Family::V6 => Self { address: Ipv6Addr::UNSPECIFIED.into(), len: 0 },
+            Family::V4 => Self {
+                address: Ipv4Addr::UNSPECIFIED.into(),
+                len: 0,
+            },
+            Family::V6 => Self {
+                address: Ipv6Addr::UNSPECIFIED.into(),
+                len: 0,
+            },
         }
     }
 
@@ -116,7 +122,11 @@ impl TryFrom<String> for Prefix {
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let len: u8 = len.parse().map_err(|_| wrong())?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        if len > most { Err(wrong()) } else { Ok(Self { address, len }) }
+        if len > most {
+            Err(wrong())
+        } else {
+            Ok(Self { address, len })
+        }
     }
 }
 
@@ -254,7 +264,10 @@ impl Route {
     /// Whether both are the same route. The end of their life is compared by
     /// having one: it is renewed all the time.
     pub fn same(&self, other: &Self) -> bool {
-        let timeless = |route: &Self| Self { expires: route.expires.map(|_| 0), ..route.clone() };
+        let timeless = |route: &Self| Self {
+            expires: route.expires.map(|_| 0),
+            ..route.clone()
+        };
         timeless(self) == timeless(other)
     }
 }

@@ -62,6 +62,10 @@ impl Rule {
             Some(name) if name == from => Some(to.clone()),
             other => other.clone(),
         };
-        Self { iif: swap(&self.iif), oif: swap(&self.oif), ..self.clone() }
+        Self {
+            iif: swap(&self.iif),
+            oif: swap(&self.oif),
+            ..self.clone()
+        }
     }
 }

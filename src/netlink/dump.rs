@@ -34,6 +34,14 @@ pub fn add_settings(state: &mut HostState, devices: &[&IfName]) {
             state.sysctls.insert(device.to_owned(), settings);
         }
     }
+    // What a new device begins with. Only the first namespace shows that for
+    // neighbours; elsewhere the loopback, whose settings nobody changes, is
+    // the best guess. A wrong one is found when the device is there.
+    let guess = sysctl::read_all("lo");
+    let default = state.sysctls.entry("default".to_owned()).or_default();
+    for (key, value) in guess.into_iter().filter(|(key, _)| key.contains("/neigh/")) {
+        default.entry(key).or_insert(value);
+    }
 }
 
 /// Reads the caller's network namespace without any settings.
@@ -43,7 +51,10 @@ pub fn add_settings(state: &mut HostState, devices: &[&IfName]) {
 pub fn network() -> io::Result<HostState> {
     with_handle(async |handle| {
         let (links, names) = links(&handle).await?;
-        let mut state = HostState { links, ..HostState::default() };
+        let mut state = HostState {
+            links,
+            ..HostState::default()
+        };
         for message in collect("addresses", handle.address().get().execute()).await? {
             if let Some((dev, address)) = read::address(&message, &names) {
                 state.addresses.entry(dev).or_default().push(address);
@@ -53,7 +64,9 @@ pub fn network() -> io::Result<HostState> {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
             let messages = collect("routes", handle.route().get(request).execute()).await?;
-            state.routes.extend(messages.iter().filter_map(|m| read::route(m, &names)));
+            state
+                .routes
+                .extend(messages.iter().filter_map(|m| read::route(m, &names)));
         }
         for version in [IpVersion::V4, IpVersion::V6] {
             let messages = collect("rules", handle.rule().get(version).execute()).await?;
@@ -61,7 +74,9 @@ pub fn network() -> io::Result<HostState> {
         }
         for request in [handle.neighbours().get(), handle.neighbours().get().proxies()] {
             let messages = collect("neighbours", request.execute()).await?;
-            state.neighbours.extend(messages.iter().filter_map(|m| read::neighbour(m, &names)));
+            state
+                .neighbours
+                .extend(messages.iter().filter_map(|m| read::neighbour(m, &names)));
         }
         Ok(state)
     })
@@ -69,7 +84,9 @@ pub fn network() -> io::Result<HostState> {
 
 /// Runs `work` with a netlink socket on a runtime of its own.
 fn with_handle<T>(work: impl AsyncFnOnce(Handle) -> io::Result<T>) -> io::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
     runtime.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         let task = tokio::spawn(connection);
@@ -89,7 +106,10 @@ async fn links(handle: &Handle) -> io::Result<(Vec<Link>, Names)> {
     }
     let mut links: Vec<Link> = messages.iter().filter_map(|m| read::link(m, &names)).collect();
     links.sort_by_key(|link| link.index);
-    for link in links.iter_mut().filter(|l| l.hardware == libc::ARPHRD_ETHER && l.kind.is_none()) {
+    for link in links
+        .iter_mut()
+        .filter(|l| l.hardware == libc::ARPHRD_ETHER && l.kind.is_none())
+    {
         link.wireless = is_wireless(link);
     }
     Ok((links, names))
@@ -103,7 +123,10 @@ fn is_wireless(link: &Link) -> bool {
     index.trim() == link.index.to_string() && std::path::Path::new(&format!("{path}/phy80211")).exists()
 }
 
-async fn collect<T>(what: &str, stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> io::Result<Vec<T>> {
+async fn collect<T>(
+    what: &str,
+    stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> io::Result<Vec<T>> {
     let mut stream = pin!(stream);
     let mut all = Vec::new();
     while let Some(item) = stream.next().await {
@@ -115,7 +138,11 @@ async fn collect<T>(what: &str, stream: impl Stream<Item = Result<T, rtnetlink::
             {
                 return Ok(all);
             }
-            Err(error) => return Err(io::Error::other(format!("cannot read the host's {what}: {error}"))),
+            Err(error) => {
+                return Err(io::Error::other(format!(
+                    "cannot read the host's {what}: {error}"
+                )));
+            }
         }
     }
     Ok(all)

@@ -19,7 +19,9 @@ use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use crate::model::link::{Port, Traffic, Tun};
 use crate::model::route::RouteMetric;
 use crate::model::rule::RuleHeader;
-use crate::model::{Address, Family, Hop, IfName, Label, Link, Neighbour, Prefix, RawAttribute, Route, Rule, address};
+use crate::model::{
+    Address, Family, Hop, IfName, Label, Link, Neighbour, Prefix, RawAttribute, Route, Rule, address,
+};
 
 /// The names of a namespace's devices by number.
 #[derive(Debug, Default)]
@@ -41,7 +43,10 @@ impl Names {
 pub(super) fn raw(attribute: &impl Nla) -> RawAttribute {
     let mut value = vec![0; attribute.value_len()];
     attribute.emit_value(&mut value);
-    RawAttribute { kind: attribute.kind(), value }
+    RawAttribute {
+        kind: attribute.kind(),
+        value,
+    }
 }
 
 fn six(bytes: &[u8]) -> Option<MacAddr6> {
@@ -55,7 +60,9 @@ pub fn link_name(message: &LinkMessage) -> Option<IfName> {
         LinkAttribute::IfName(name) => Some(name),
         _ => None,
     })?;
-    name.parse().or_else(|_| format!("?{}", message.header.index).parse()).ok()
+    name.parse()
+        .or_else(|_| format!("?{}", message.header.index).parse())
+        .ok()
 }
 
 /// A device. `names` must know all devices.
@@ -67,7 +74,10 @@ pub fn link(message: &LinkMessage, names: &Names) -> Option<Link> {
         mtu: 0,
         hardware: message.header.link_layer_type.into(),
         up: message.header.flags.contains(LinkFlags::Up),
-        running: message.header.flags.contains(LinkFlags::Running | LinkFlags::LowerUp),
+        running: message
+            .header
+            .flags
+            .contains(LinkFlags::Running | LinkFlags::LowerUp),
         kind: None,
         master: None,
         lower: None,
@@ -77,7 +87,10 @@ pub fn link(message: &LinkMessage, names: &Names) -> Option<Link> {
         traffic: Traffic::default(),
     };
     // A number of another namespace says nothing here.
-    let foreign = message.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
+    let foreign = message
+        .attributes
+        .iter()
+        .any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Address(bytes) => link.mac = six(bytes),
@@ -85,7 +98,10 @@ pub fn link(message: &LinkMessage, names: &Names) -> Option<Link> {
             LinkAttribute::Controller(index) => link.master = names.get(*index).cloned(),
             LinkAttribute::Link(index) if !foreign => link.lower = names.get(*index).cloned(),
             LinkAttribute::Stats64(stats) => {
-                link.traffic = Traffic { rx_bytes: stats.rx_bytes, tx_bytes: stats.tx_bytes };
+                link.traffic = Traffic {
+                    rx_bytes: stats.rx_bytes,
+                    tx_bytes: stats.tx_bytes,
+                };
             }
             LinkAttribute::LinkInfo(infos) => link_info(&mut link, infos),
             _ => {}
@@ -123,7 +139,10 @@ fn tun(attributes: &[impl Nla]) -> Tun {
     const PERSIST: u16 = 6;
     const MULTI_QUEUE: u16 = 7;
     const NUM_QUEUES: u16 = 8;
-    let mut tun = Tun { queues: 1, ..Tun::default() };
+    let mut tun = Tun {
+        queues: 1,
+        ..Tun::default()
+    };
     let mut multi = false;
     let mut attached = 0;
     for RawAttribute { kind, value } in attributes.iter().map(raw) {
@@ -216,7 +235,10 @@ pub fn route(message: &RouteMessage, names: &Names) -> Option<Route> {
         return None;
     }
     let mut route = Route {
-        dst: Prefix { len: header.destination_prefix_length, ..Prefix::all(family) },
+        dst: Prefix {
+            len: header.destination_prefix_length,
+            ..Prefix::all(family)
+        },
         src: None,
         table: header.table.into(),
         kind: header.kind.into(),
@@ -232,13 +254,19 @@ pub fn route(message: &RouteMessage, names: &Names) -> Option<Route> {
         nexthop: None,
         rest: Vec::new(),
     };
-    let mut single = Hop { onlink: header.flags.contains(RouteFlags::Onlink), ..Hop::default() };
+    let mut single = Hop {
+        onlink: header.flags.contains(RouteFlags::Onlink),
+        ..Hop::default()
+    };
     let mut several = Vec::new();
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(ip) => route.dst.address = route_ip(ip)?,
             RouteAttribute::Source(ip) => {
-                route.src = route_ip(ip).map(|address| Prefix { address, len: header.source_prefix_length });
+                route.src = route_ip(ip).map(|address| Prefix {
+                    address,
+                    len: header.source_prefix_length,
+                });
             }
             RouteAttribute::Table(number) => route.table = *number,
             RouteAttribute::Priority(metric) => route.metric = *metric,
@@ -247,7 +275,14 @@ pub fn route(message: &RouteMessage, names: &Names) -> Option<Route> {
             RouteAttribute::Gateway(ip) => single.via = route_ip(ip),
             RouteAttribute::Via(via) => single.via = via_ip(via),
             RouteAttribute::Metrics(metrics) => {
-                route.metrics = metrics.iter().map(raw).map(|m| RouteMetric { kind: m.kind, value: m.value }).collect();
+                route.metrics = metrics
+                    .iter()
+                    .map(raw)
+                    .map(|m| RouteMetric {
+                        kind: m.kind,
+                        value: m.value,
+                    })
+                    .collect();
             }
             RouteAttribute::MultiPath(hops) => {
                 several = hops.iter().map(|h| hop(h, names)).collect::<Option<_>>()?;

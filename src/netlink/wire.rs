@@ -61,7 +61,9 @@ impl Wire {
     /// # Errors
     /// Of the socket itself; what the kernel then did is unknown.
     pub fn send_all(&mut self, messages: Vec<Message>) -> Result<Vec<(usize, KernelError)>, KernelError> {
-        let Some(last) = messages.len().checked_sub(1) else { return Ok(Vec::new()) };
+        let Some(last) = messages.len().checked_sub(1) else {
+            return Ok(Vec::new());
+        };
         let first = self.sequence.wrapping_add(1);
         let mut datagram = Vec::new();
         for (place, (payload, flags)) in messages.into_iter().enumerate() {
@@ -70,7 +72,10 @@ impl Wire {
             header.sequence_number = self.sequence;
             // Failures are answered anyway; one more answer marks the end.
             header.flags = NLM_F_REQUEST | flags | if place == last { NLM_F_ACK } else { 0 };
-            append(&mut datagram, NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload)));
+            append(
+                &mut datagram,
+                NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload)),
+            );
         }
         let sent = self.socket.send(&datagram, 0)?;
         if sent != datagram.len() {
@@ -95,8 +100,16 @@ impl Wire {
                 // A late answer to an earlier request, if ever, is not ours.
                 if place <= last {
                     if error.code.is_some() {
-                        let detail = (message.header.flags & ACK_TLVS != 0).then(|| sentence(&error.header)).flatten();
-                        failures.push((place, KernelError { source: error.to_io(), detail }));
+                        let detail = (message.header.flags & ACK_TLVS != 0)
+                            .then(|| sentence(&error.header))
+                            .flatten();
+                        failures.push((
+                            place,
+                            KernelError {
+                                source: error.to_io(),
+                                detail,
+                            },
+                        ));
                     }
                     if place == last {
                         return Ok(failures);
@@ -126,7 +139,9 @@ impl Wire {
         match parse(&buffer)?.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(link),
             NetlinkPayload::Error(error) => Err(error.to_io().into()),
-            _ => Err(io::Error::other("the kernel answered a question for a device with something else").into()),
+            _ => Err(
+                io::Error::other("the kernel answered a question for a device with something else").into(),
+            ),
         }
     }
 
@@ -152,8 +167,12 @@ fn append(datagram: &mut Vec<u8>, mut message: NetlinkMessage<RouteNetlinkMessag
 }
 
 fn parse(bytes: &[u8]) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
-    NetlinkMessage::deserialize(bytes)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("cannot read the kernel's answer: {error}")))
+    NetlinkMessage::deserialize(bytes).map_err(|error| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("cannot read the kernel's answer: {error}"),
+        )
+    })
 }
 
 /// The kernel's sentence from an error's attributes, which follow the header

@@ -11,7 +11,8 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags, RoutePreference, RouteVia,
+    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags, RoutePreference,
+    RouteVia,
 };
 use netlink_packet_route::rule::{RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -40,21 +41,37 @@ pub fn message(op: &Op, index: &mut IndexOf) -> std::io::Result<Option<Message>>
             (M::SetLink(link), 0)
         }
         Op::SetMtu { dev, mtu } => (M::SetLink(link_with(index(dev)?, LinkAttribute::Mtu(*mtu))), 0),
-        Op::SetMac { dev, mac } => {
-            (M::SetLink(link_with(index(dev)?, LinkAttribute::Address(mac.as_bytes().to_vec()))), 0)
-        }
+        Op::SetMac { dev, mac } => (
+            M::SetLink(link_with(
+                index(dev)?,
+                LinkAttribute::Address(mac.as_bytes().to_vec()),
+            )),
+            0,
+        ),
         Op::SetMaster { dev, master } => {
             let master = master.as_ref().map_or(Ok(0), &mut *index)?;
-            (M::SetLink(link_with(index(dev)?, LinkAttribute::Controller(master))), 0)
+            (
+                M::SetLink(link_with(index(dev)?, LinkAttribute::Controller(master))),
+                0,
+            )
         }
-        Op::AddAddress { dev, address: a } => {
-            (M::NewAddress(address_message(a, dev, index(dev)?)), NLM_F_CREATE | NLM_F_EXCL)
+        Op::AddAddress { dev, address: a } => (
+            M::NewAddress(address_message(a, dev, index(dev)?)),
+            NLM_F_CREATE | NLM_F_EXCL,
+        ),
+        Op::ChangeAddress { dev, address: a } => {
+            (M::NewAddress(address_message(a, dev, index(dev)?)), NLM_F_REPLACE)
         }
-        Op::ChangeAddress { dev, address: a } => (M::NewAddress(address_message(a, dev, index(dev)?)), NLM_F_REPLACE),
         Op::DeleteAddress { dev, address: a } => (M::DelAddress(address_message(a, dev, index(dev)?)), 0),
-        Op::AppendRoute(route) => (M::NewRoute(route_message(route, true, index)?), NLM_F_CREATE | NLM_F_APPEND),
+        Op::AppendRoute(route) => (
+            M::NewRoute(route_message(route, true, index)?),
+            NLM_F_CREATE | NLM_F_APPEND,
+        ),
         Op::DeleteRoute(route) => (M::DelRoute(route_message(route, false, index)?), 0),
-        Op::SetNeighbour(n) => (M::NewNeighbour(neighbour_message(n, index(&n.dev)?)), NLM_F_CREATE | NLM_F_REPLACE),
+        Op::SetNeighbour(n) => (
+            M::NewNeighbour(neighbour_message(n, index(&n.dev)?)),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        ),
         Op::DeleteNeighbour(n) => (M::DelNeighbour(neighbour_message(n, index(&n.dev)?)), 0),
         Op::AddRule(rule) => (M::NewRule(rule_message(rule)), NLM_F_CREATE | NLM_F_EXCL),
         Op::DeleteRule(rule) => (M::DelRule(rule_message(rule)), 0),
@@ -112,7 +129,9 @@ fn address_message(address: &Address, dev: &IfName, index: u32) -> AddressMessag
     if address.family() == Family::V4 {
         attributes.push(AddressAttribute::Label(address.label.text(dev)));
     }
-    attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(address.settable_flags())));
+    attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(
+        address.settable_flags(),
+    )));
     if address.valid != address::FOREVER || address.preferred != address::FOREVER {
         let mut info = CacheInfo::default();
         info.ifa_preferred = address.preferred.min(address.valid);
@@ -171,7 +190,11 @@ fn route_message(route: &Route, whole: bool, index: &mut IndexOf) -> std::io::Re
         }
         attributes.extend(hop.rest.iter().map(nla).map(RouteAttribute::Other));
     } else {
-        let hops: std::io::Result<Vec<_>> = route.hops.iter().map(|h| hop_message(h, route.family(), index)).collect();
+        let hops: std::io::Result<Vec<_>> = route
+            .hops
+            .iter()
+            .map(|h| hop_message(h, route.family(), index))
+            .collect();
         attributes.push(RouteAttribute::MultiPath(hops?));
     }
     if whole {
@@ -211,7 +234,9 @@ fn hop_message(hop: &Hop, family: Family, index: &mut IndexOf) -> std::io::Resul
         message.flags = RouteNextHopFlags::Onlink;
     }
     message.attributes.extend(hop.via.map(|via| gateway(via, family)));
-    message.attributes.extend(hop.rest.iter().map(nla).map(RouteAttribute::Other));
+    message
+        .attributes
+        .extend(hop.rest.iter().map(nla).map(RouteAttribute::Other));
     Ok(message)
 }
 
@@ -221,9 +246,13 @@ fn neighbour_message(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
     message.header.ifindex = index;
     message.header.state = NeighbourState::from(neighbour.state);
     message.header.flags = NeighbourFlags::from_bits_retain(neighbour.flags);
-    message.attributes.push(NeighbourAttribute::Destination(neighbour.address.into()));
+    message
+        .attributes
+        .push(NeighbourAttribute::Destination(neighbour.address.into()));
     if let Some(mac) = &neighbour.mac {
-        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.as_bytes().to_vec()));
+        message
+            .attributes
+            .push(NeighbourAttribute::LinkLayerAddress(mac.as_bytes().to_vec()));
     }
     message
 }

@@ -55,17 +55,25 @@ impl Op {
                 lower(mac)
             )),
             Op::DeleteLink { dev } => Some(format!("ip link del dev {dev}")),
-            Op::SetUp { dev, up } => Some(format!("ip link set dev {dev} {}", if *up { "up" } else { "down" })),
+            Op::SetUp { dev, up } => Some(format!(
+                "ip link set dev {dev} {}",
+                if *up { "up" } else { "down" }
+            )),
             Op::SetMtu { dev, mtu } => Some(format!("ip link set dev {dev} mtu {mtu}")),
             Op::SetMac { dev, mac } => Some(format!("ip link set dev {dev} address {}", lower(mac))),
-            Op::SetMaster { dev, master: Some(master) } => Some(format!("ip link set dev {dev} master {master}")),
+            Op::SetMaster {
+                dev,
+                master: Some(master),
+            } => Some(format!("ip link set dev {dev} master {master}")),
             Op::SetMaster { dev, master: None } => Some(format!("ip link set dev {dev} nomaster")),
-            Op::AddAddress { dev, address } => {
-                Some(format!("ip address add {}", address_text(address, dev, &mut unsaid)))
-            }
-            Op::ChangeAddress { dev, address } => {
-                Some(format!("ip address change {}", address_text(address, dev, &mut unsaid)))
-            }
+            Op::AddAddress { dev, address } => Some(format!(
+                "ip address add {}",
+                address_text(address, dev, &mut unsaid)
+            )),
+            Op::ChangeAddress { dev, address } => Some(format!(
+                "ip address change {}",
+                address_text(address, dev, &mut unsaid)
+            )),
             Op::DeleteAddress { dev, address } => Some(format!("ip address del {address} dev {dev}")),
             Op::AppendRoute(route) => Some(route_command("append", route, &mut unsaid)),
             Op::DeleteRoute(route) => Some(route_command("del", route, &mut Vec::new())),
@@ -78,7 +86,9 @@ impl Op {
             Op::DeleteRule(rule) => Some(rule_command("del", rule, &mut Vec::new())),
             Op::SetSysctl { dev, key, value } => Some(sysctl_text(dev.as_str(), key, value)),
             Op::AwaitRunning { dev } => {
-                unsaid.push(format!("vmbr waits here until {dev} has a carrier: a command takes longer than that"));
+                unsaid.push(format!(
+                    "vmbr waits here until {dev} has a carrier: a command takes longer than that"
+                ));
                 None
             }
             Op::SolicitRouters { dev } => {
@@ -110,7 +120,11 @@ fn lower(mac: &macaddr::MacAddr6) -> String {
 fn sysctl_text(dev: &str, key: &str, value: &str) -> String {
     // The slashes keep a device name with a dot whole.
     let (dir, leaf) = key.rsplit_once('/').unwrap_or(("", key));
-    let value = if value.contains(char::is_whitespace) { format!("'{value}'") } else { value.to_owned() };
+    let value = if value.contains(char::is_whitespace) {
+        format!("'{value}'")
+    } else {
+        value.to_owned()
+    };
     format!("sysctl -qw net/{dir}/{dev}/{leaf}={value}")
 }
 
@@ -132,7 +146,9 @@ fn address_text(address: &Address, dev: &crate::model::IfName, unsaid: &mut Vec<
     if address.family() == Family::V4 {
         match &address.label {
             Label::Device => {}
-            Label::Text(label) => unsaid.push(format!("ip takes no label that does not begin with {dev}: {label}")),
+            Label::Text(label) => unsaid.push(format!(
+                "ip takes no label that does not begin with {dev}: {label}"
+            )),
             label @ Label::Suffix(_) => {
                 let _ = write!(text, " label {}", label.text(dev));
             }
@@ -143,8 +159,19 @@ fn address_text(address: &Address, dev: &crate::model::IfName, unsaid: &mut Vec<
         let _ = write!(text, " metric {metric}");
     }
     if address.valid != FOREVER || address.preferred != FOREVER {
-        let seconds = |s: u32| if s == FOREVER { "forever".into() } else { s.to_string() };
-        let _ = write!(text, " valid_lft {} preferred_lft {}", seconds(address.valid), seconds(address.preferred));
+        let seconds = |s: u32| {
+            if s == FOREVER {
+                "forever".into()
+            } else {
+                s.to_string()
+            }
+        };
+        let _ = write!(
+            text,
+            " valid_lft {} preferred_lft {}",
+            seconds(address.valid),
+            seconds(address.preferred)
+        );
     }
     for (bit, word) in [
         (flag::NODAD, "nodad"),
@@ -160,7 +187,9 @@ fn address_text(address: &Address, dev: &crate::model::IfName, unsaid: &mut Vec<
         }
     }
     if let Some(number) = address.protocol.filter(|number| *number != 0) {
-        unsaid.push(format!("older ip commands cannot set the address's protocol, {number}"));
+        unsaid.push(format!(
+            "older ip commands cannot set the address's protocol, {number}"
+        ));
     }
     text
 }
@@ -204,7 +233,7 @@ fn route_command(verb: &str, route: &Route, unsaid: &mut Vec<String>) -> String 
         let _ = write!(text, " tos 0x{:02x}", route.tos);
     }
     if let [hop] = route.hops.as_slice() {
-        hop_text(&mut text, hop, unsaid);
+        hop_text(&mut text, hop, route.family(), unsaid);
     }
     if route.table != table::MAIN {
         let _ = write!(text, " table {}", route.table);
@@ -231,7 +260,7 @@ fn route_command(verb: &str, route: &Route, unsaid: &mut Vec<String>) -> String 
     if route.hops.len() > 1 {
         for hop in &route.hops {
             text.push_str(" nexthop");
-            hop_text(&mut text, hop, unsaid);
+            hop_text(&mut text, hop, route.family(), unsaid);
             let _ = write!(text, " weight {}", u16::from(hop.weight) + 1);
         }
     }
@@ -240,13 +269,18 @@ fn route_command(verb: &str, route: &Route, unsaid: &mut Vec<String>) -> String 
 }
 
 fn unsaid_attribute(object: &str, raw: &RawAttribute) -> String {
-    format!("not in the command: the {object}'s netlink attribute {} ({} bytes)", raw.kind & 0x3fff, raw.value.len())
+    format!(
+        "not in the command: the {object}'s netlink attribute {} ({} bytes)",
+        raw.kind & 0x3fff,
+        raw.value.len()
+    )
 }
 
-fn hop_text(text: &mut String, hop: &Hop, unsaid: &mut Vec<String>) {
+fn hop_text(text: &mut String, hop: &Hop, family: Family, unsaid: &mut Vec<String>) {
     if let Some(via) = hop.via {
-        let family = if via.is_ipv6() { "inet6 " } else { "" };
-        let _ = write!(text, " via {family}{via}");
+        // IPv4 by way of an IPv6 neighbour must be said.
+        let word = if Family::of(&via) == family { "" } else { "inet6 " };
+        let _ = write!(text, " via {word}{via}");
     }
     if let Some(dev) = &hop.dev {
         let _ = write!(text, " dev {dev}");
@@ -297,11 +331,21 @@ fn preference_word(number: u8) -> Option<&'static str> {
 fn metrics_text(text: &mut String, metrics: &[RouteMetric], unsaid: &mut Vec<String>) {
     const LOCK: u16 = 1;
     let number = |m: &RouteMetric| m.value.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes));
-    let locked = metrics.iter().find(|m| m.kind == LOCK).and_then(number).unwrap_or(0);
+    let locked = metrics
+        .iter()
+        .find(|m| m.kind == LOCK)
+        .and_then(number)
+        .unwrap_or(0);
     for metric in metrics.iter().filter(|m| m.kind != LOCK) {
-        let lock = if locked & 1u32.checked_shl(metric.kind.into()).unwrap_or(0) != 0 { "lock " } else { "" };
+        let lock = if locked & 1u32.checked_shl(metric.kind.into()).unwrap_or(0) != 0 {
+            "lock "
+        } else {
+            ""
+        };
         let Some(value) = number(metric).filter(|_| metric.kind != 16) else {
-            let name = String::from_utf8_lossy(&metric.value).trim_end_matches('\0').to_owned();
+            let name = String::from_utf8_lossy(&metric.value)
+                .trim_end_matches('\0')
+                .to_owned();
             let _ = write!(text, " congctl {lock}{name}");
             continue;
         };
@@ -344,7 +388,11 @@ fn metrics_text(text: &mut String, metrics: &[RouteMetric], unsaid: &mut Vec<Str
 }
 
 fn rule_command(verb: &str, rule: &Rule, unsaid: &mut Vec<String>) -> String {
-    format!("ip {}rule {verb} {}", if rule.family == Family::V6 { "-6 " } else { "" }, rule_text(rule, unsaid))
+    format!(
+        "ip {}rule {verb} {}",
+        if rule.family == Family::V6 { "-6 " } else { "" },
+        rule_text(rule, unsaid)
+    )
 }
 
 /// A rule in the words of `ip rule`; what it has no word for goes to `unsaid`.
@@ -354,16 +402,29 @@ pub fn rule_text(rule: &Rule, unsaid: &mut Vec<String>) -> String {
     if rule.header.flags & 2 != 0 {
         text.push_str("not ");
     }
-    let number = |raw: &RawAttribute| raw.value.first_chunk::<4>().map(|b| u32::from_ne_bytes(*b)).unwrap_or(0);
+    let number = |raw: &RawAttribute| {
+        raw.value
+            .first_chunk::<4>()
+            .map(|b| u32::from_ne_bytes(*b))
+            .unwrap_or(0)
+    };
     let short = |raw: &RawAttribute, at: usize| {
-        raw.value.get(at..at + 2).and_then(|b| b.first_chunk::<2>()).map_or(0, |b| u16::from_ne_bytes(*b))
+        raw.value
+            .get(at..at + 2)
+            .and_then(|b| b.first_chunk::<2>())
+            .map_or(0, |b| u16::from_ne_bytes(*b))
     };
     let find = |kind: u16| rule.rest.iter().find(|raw| raw.kind == kind);
     let block = |raw: Option<&RawAttribute>, len: u8| match raw.and_then(|raw| ip_of(&raw.value)) {
         Some(ip) => format!("{ip}/{len}"),
         None => "all".to_owned(),
     };
-    let _ = write!(text, "from {} to {}", block(find(2), rule.header.src_len), block(find(1), rule.header.dst_len));
+    let _ = write!(
+        text,
+        "from {} to {}",
+        block(find(2), rule.header.src_len),
+        block(find(1), rule.header.dst_len)
+    );
     let _ = write!(text, " priority {}", rule.priority);
     if let Some(name) = &rule.iif {
         let _ = write!(text, " iif {name}");
@@ -403,7 +464,9 @@ pub fn rule_text(rule: &Rule, unsaid: &mut Vec<String>) -> String {
                 let _ = write!(text, " uidrange {}-{end}", number(raw));
             }
             21 => {
-                let _ = write!(text, " protocol {}", protocol_text(raw.value.first().copied().unwrap_or(0)));
+                if let Some(number) = raw.value.first().filter(|number| **number != 0) {
+                    let _ = write!(text, " protocol {}", protocol_text(*number));
+                }
             }
             22 => {
                 let _ = write!(text, " ipproto {}", raw.value.first().copied().unwrap_or(0));

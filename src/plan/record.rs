@@ -63,8 +63,17 @@ impl Record {
             namespace: namespace.to_owned(),
             progress: Progress::Changing,
             time,
-            uplink: Uplink { name: uplink.clone(), index: link.index, mac, up: link.up },
-            bridge: Bridge { name: name.clone(), mac, mtu: link.mtu },
+            uplink: Uplink {
+                name: uplink.clone(),
+                index: link.index,
+                mac,
+                up: link.up,
+            },
+            bridge: Bridge {
+                name: name.clone(),
+                mac,
+                mtu: link.mtu,
+            },
             before: Network::of(live, uplink),
         })
     }
@@ -72,7 +81,11 @@ impl Record {
     /// The bridge carries what the uplink carried.
     pub fn bridged(&self) -> Target {
         let network = self.before.moved_to(&self.bridge.name);
-        Target { holder: Holder::Bridge, uplink_up: true, ..self.with(network) }
+        Target {
+            holder: Holder::Bridge,
+            uplink_up: true,
+            ..self.with(network)
+        }
     }
 
     /// The uplink carries what it carried before.
@@ -91,7 +104,8 @@ impl Record {
 
     /// Whether the uplink of `live` is the one that the record is of.
     pub fn is_of(&self, live: &HostState) -> bool {
-        live.link(&self.uplink.name).is_some_and(|link| link.index == self.uplink.index)
+        live.link(&self.uplink.name)
+            .is_some_and(|link| link.index == self.uplink.index)
     }
 
     fn with(&self, network: Network) -> Target {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::model::{Family, HostState, IfName, Link, Route, address, route};
+use crate::model::{Address, Family, HostState, IfName, Link, Route, address, route};
 
 /// Why nothing was touched, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,10 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal.
     pub fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { message: message.into(), remedy: remedy.into() }
+        Self {
+            message: message.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 
@@ -59,7 +62,9 @@ pub fn choose_uplink(live: &HostState) -> Result<(IfName, String), Refusal> {
     };
     if live.link(&name).is_some_and(Link::is_tunnel) {
         return Err(Refusal::new(
-            format!("the default route leaves by {name}, which is a tunnel: it carries packets, not Ethernet frames"),
+            format!(
+                "the default route leaves by {name}, which is a tunnel: it carries packets, not Ethernet frames"
+            ),
             format!("name the NIC beneath it: vmbr up UPLINK{}", candidates(live)),
         ));
     }
@@ -81,9 +86,17 @@ fn default_device(live: &HostState, family: Family) -> Option<IfName> {
 
 /// Devices that can be an uplink, for a sentence: `(eth0, eth1)`.
 fn candidates(live: &HostState) -> String {
-    let names: Vec<&str> =
-        live.links.iter().filter(|l| unfit(live, l).is_none()).map(|l| l.name.as_str()).collect();
-    if names.is_empty() { String::new() } else { format!(" (one of: {})", names.join(", ")) }
+    let names: Vec<&str> = live
+        .links
+        .iter()
+        .filter(|l| unfit(live, l).is_none())
+        .map(|l| l.name.as_str())
+        .collect();
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(" (one of: {})", names.join(", "))
+    }
 }
 
 /// Why the device cannot be a bridge's uplink, whatever the bridge.
@@ -103,7 +116,10 @@ fn unfit(live: &HostState, link: &Link) -> Option<Refusal> {
         );
     }
     if let Some(master) = &link.master {
-        let kind = live.link(master).and_then(|m| m.kind.clone()).unwrap_or_else(|| "device".into());
+        let kind = live
+            .link(master)
+            .and_then(|m| m.kind.clone())
+            .unwrap_or_else(|| "device".into());
         return refuse(
             format!("{name} is already a port of the {kind} {master}"),
             if kind == "bridge" {
@@ -130,13 +146,20 @@ fn unfit(live: &HostState, link: &Link) -> Option<Refusal> {
         .links
         .iter()
         .filter(|l| l.lower.as_ref() == Some(name))
-        .filter(|l| ["macvlan", "macvtap", "ipvlan", "ipvtap"].iter().any(|kind| l.is_kind(kind)))
+        .filter(|l| {
+            ["macvlan", "macvtap", "ipvlan", "ipvtap"]
+                .iter()
+                .any(|kind| l.is_kind(kind))
+        })
         .collect();
     if let Some(child) = children.first() {
         let kind = child.kind.as_deref().unwrap_or_default();
         let list: Vec<&str> = children.iter().map(|l| l.name.as_str()).collect();
         return refuse(
-            format!("{name} has a {kind} on it ({}), and a NIC carries either that or a bridge", list.join(", ")),
+            format!(
+                "{name} has a {kind} on it ({}), and a NIC carries either that or a bridge",
+                list.join(", ")
+            ),
             format!("end what uses it, then: ip link del dev {}", child.name),
         );
     }
@@ -153,8 +176,12 @@ pub fn up(live: &HostState, uplink: &IfName, bridge: &IfName) -> Vec<Refusal> {
         )];
     };
     let mut found: Vec<Refusal> = unfit(live, link).into_iter().collect();
-    let objects: BTreeSet<u32> =
-        live.routes.iter().filter(|r| r.uses(uplink)).filter_map(|r| r.nexthop).collect();
+    let objects: BTreeSet<u32> = live
+        .routes
+        .iter()
+        .filter(|r| r.uses(uplink))
+        .filter_map(|r| r.nexthop)
+        .collect();
     if let Some(id) = objects.first() {
         found.push(Refusal::new(
             format!("a route by {uplink} uses the nexthop object {id}, which vmbr cannot move yet"),
@@ -183,19 +210,32 @@ pub fn up(live: &HostState, uplink: &IfName, bridge: &IfName) -> Vec<Refusal> {
 pub fn warnings(live: &HostState, uplink: &IfName) -> Vec<String> {
     let mut found = Vec::new();
     let addresses = live.addresses_of(uplink);
-    for leased in addresses.iter().filter(|a| a.family() == Family::V4 && !a.is_permanent()) {
+    for leased in addresses
+        .iter()
+        .filter(|a| a.family() == Family::V4 && !a.is_permanent())
+    {
         found.push(format!(
             "{leased} ends in {} s and is probably a DHCP lease: its client must renew it on the bridge, or the host loses it then",
             leased.valid
         ));
     }
-    for temporary in addresses.iter().filter(|a| a.flags & address::flag::TEMPORARY != 0) {
+    let v6 = |a: &&Address| a.family() == Family::V6;
+    for temporary in addresses
+        .iter()
+        .filter(v6)
+        .filter(|a| a.flags & address::flag::TEMPORARY != 0)
+    {
         found.push(format!(
             "{temporary} is a temporary address: it moves, but the kernel makes the next one itself and lets this one run out"
         ));
     }
-    for dead in addresses.iter().filter(|a| a.flags & address::flag::DADFAILED != 0) {
-        found.push(format!("{dead} failed duplicate address detection: another host uses it"));
+    for dead in addresses
+        .iter()
+        .filter(|a| a.flags & address::flag::DADFAILED != 0)
+    {
+        found.push(format!(
+            "{dead} failed duplicate address detection: another host uses it"
+        ));
     }
     let link = live.link(uplink);
     if link.is_some_and(|link| link.up && !link.running) {
@@ -203,7 +243,11 @@ pub fn warnings(live: &HostState, uplink: &IfName) -> Vec<String> {
     }
     let shared = |r: &&Route| r.uses(uplink) && r.hops.len() > 1;
     if let Some(multi) = live.routes.iter().find(shared) {
-        let others = multi.hops.iter().filter(|h| h.dev.as_ref() != Some(uplink)).count();
+        let others = multi
+            .hops
+            .iter()
+            .filter(|h| h.dev.as_ref() != Some(uplink))
+            .count();
         if others > 0 {
             found.push(format!(
                 "the route to {} is shared with another device: its flows may change their way",
@@ -216,8 +260,13 @@ pub fn warnings(live: &HostState, uplink: &IfName) -> Vec<String> {
 
 /// The gateways of the default routes by a device.
 pub fn gateways(live: &HostState, dev: &IfName) -> Vec<IpAddr> {
-    let defaults = live.routes.iter().filter(|r| r.dst.len == 0 && r.table == route::table::MAIN);
-    let hops = defaults.flat_map(|r| &r.hops).filter(|h| h.dev.as_ref() == Some(dev));
+    let defaults = live
+        .routes
+        .iter()
+        .filter(|r| r.dst.len == 0 && r.table == route::table::MAIN);
+    let hops = defaults
+        .flat_map(|r| &r.hops)
+        .filter(|h| h.dev.as_ref() == Some(dev));
     let all: BTreeSet<IpAddr> = hops.filter_map(|h| h.via).collect();
     all.into_iter().collect()
 }

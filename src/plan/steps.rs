@@ -35,7 +35,12 @@ pub fn plan(live: &HostState, target: &Target) -> Plan {
     plan.push(Stage::Tidy, planner.remove_bridge());
     let seeded = |shadow: &Shadow| shadow.route.protocol == protocol::RA && shadow.must_add;
     if shadows.iter().any(seeded) && planner.uplink_runs() {
-        plan.push(Stage::Tidy, vec![Op::SolicitRouters { dev: planner.holder.clone() }]);
+        plan.push(
+            Stage::Tidy,
+            vec![Op::SolicitRouters {
+                dev: planner.holder.clone(),
+            }],
+        );
     }
     plan
 }
@@ -76,9 +81,19 @@ impl<'a> Planner<'a> {
     fn new(live: &'a HostState, target: &'a Target) -> Self {
         let (holder, other) = (target.holder_name(), target.other_name());
         let left = Network::of(live, other);
-        let is_port = live.link(&target.uplink).is_some_and(|l| l.master.as_ref() == Some(&target.bridge.name));
+        let is_port = live
+            .link(&target.uplink)
+            .is_some_and(|l| l.master.as_ref() == Some(&target.bridge.name));
         let moving = !left.is_bare() || is_port != (target.holder == Holder::Bridge);
-        Self { live, target, holder, other, have: Network::of(live, holder), left, moving }
+        Self {
+            live,
+            target,
+            holder,
+            other,
+            have: Network::of(live, holder),
+            left,
+            moving,
+        }
     }
 
     fn exists(&self, dev: &IfName) -> bool {
@@ -86,7 +101,9 @@ impl<'a> Planner<'a> {
     }
 
     fn uplink_is_port(&self) -> bool {
-        self.live.link(&self.target.uplink).is_some_and(|l| l.master.as_ref() == Some(&self.target.bridge.name))
+        self.live
+            .link(&self.target.uplink)
+            .is_some_and(|l| l.master.as_ref() == Some(&self.target.bridge.name))
     }
 
     fn uplink_runs(&self) -> bool {
@@ -94,7 +111,11 @@ impl<'a> Planner<'a> {
     }
 
     fn wanted(&self, family: Family) -> impl DoubleEndedIterator<Item = &'a Address> {
-        self.target.network.addresses.iter().filter(move |a| a.family() == family)
+        self.target
+            .network
+            .addresses
+            .iter()
+            .filter(move |a| a.family() == family)
     }
 
     /// The holder itself: there, with its settings, up.
@@ -105,14 +126,23 @@ impl<'a> Planner<'a> {
         if self.target.holder == Holder::Bridge {
             let bridge = &self.target.bridge;
             match link {
-                None => ops.push(Op::CreateBridge { name: dev(), mac: bridge.mac }),
+                None => ops.push(Op::CreateBridge {
+                    name: dev(),
+                    mac: bridge.mac,
+                }),
                 Some(link) if link.mac != Some(bridge.mac) => {
-                    ops.push(Op::SetMac { dev: dev(), mac: bridge.mac });
+                    ops.push(Op::SetMac {
+                        dev: dev(),
+                        mac: bridge.mac,
+                    });
                 }
                 Some(_) => {}
             }
             if link.is_none_or(|link| link.mtu != bridge.mtu) {
-                ops.push(Op::SetMtu { dev: dev(), mtu: bridge.mtu });
+                ops.push(Op::SetMtu {
+                    dev: dev(),
+                    mtu: bridge.mtu,
+                });
             }
         }
         let current = self.current_sysctls();
@@ -164,7 +194,11 @@ impl<'a> Planner<'a> {
     }
 
     fn sysctl(&self, dev: &IfName, key: &str, value: &str) -> Op {
-        Op::SetSysctl { dev: dev.clone(), key: key.to_owned(), value: value.to_owned() }
+        Op::SetSysctl {
+            dev: dev.clone(),
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }
     }
 
     /// Writes to the holder what differs. The order matters: with IPv6
@@ -177,9 +211,15 @@ impl<'a> Planner<'a> {
             ADDR_GEN_MODE => 3,
             _ => 2,
         };
-        let mut differing: Vec<_> = to.iter().filter(|(key, value)| from.get(*key) != Some(*value)).collect();
+        let mut differing: Vec<_> = to
+            .iter()
+            .filter(|(key, value)| from.get(*key) != Some(*value))
+            .collect();
         differing.sort_by_key(|(key, _)| rank(key));
-        differing.into_iter().map(|(key, value)| self.sysctl(self.holder, key, value)).collect()
+        differing
+            .into_iter()
+            .map(|(key, value)| self.sysctl(self.holder, key, value))
+            .collect()
     }
 
     /// Addresses that the holder lacks. The kernel puts a new IPv4 address
@@ -187,7 +227,10 @@ impl<'a> Planner<'a> {
     /// (`ipv6_link_dev_addr()`), so that IPv6's go in from the last.
     fn addresses(&self) -> Vec<Op> {
         let missing = |wanted: &&Address| !self.have.addresses.iter().any(|a| a.same_key(wanted));
-        let add = |address: Address| Op::AddAddress { dev: self.holder.clone(), address };
+        let add = |address: Address| Op::AddAddress {
+            dev: self.holder.clone(),
+            address,
+        };
         let v4 = self.wanted(Family::V4).filter(missing).cloned();
         let v6 = self.wanted(Family::V6).rev().filter(missing).map(passing_form);
         v4.chain(v6).map(add).collect()
@@ -195,9 +238,21 @@ impl<'a> Planner<'a> {
 
     /// The IPv6 routes that need a shadow.
     fn shadows(&self) -> Vec<Shadow<'a>> {
-        let mut taken: Vec<Route> = self.live.routes.iter().chain(&self.target.network.routes).cloned().collect();
+        let mut taken: Vec<Route> = self
+            .live
+            .routes
+            .iter()
+            .chain(&self.target.network.routes)
+            .cloned()
+            .collect();
         let mut shadows = Vec::new();
-        for route in self.target.network.routes.iter().filter(|r| r.family() == Family::V6) {
+        for route in self
+            .target
+            .network
+            .routes
+            .iter()
+            .filter(|r| r.family() == Family::V6)
+        {
             if self.have.routes.iter().any(|r| r.same(route)) {
                 continue;
             }
@@ -206,11 +261,25 @@ impl<'a> Planner<'a> {
             if !from_ra && !self.live.routes.iter().any(in_the_way) {
                 continue;
             }
-            let is_copy = |r: &&Route| Route { metric: route.metric, ..(*r).clone() }.same(route);
-            let standing = self.have.routes.iter().find(|r| r.metric > route.metric && is_copy(r));
+            let is_copy = |r: &&Route| {
+                Route {
+                    metric: route.metric,
+                    ..(*r).clone()
+                }
+                .same(route)
+            };
+            let standing = self
+                .have
+                .routes
+                .iter()
+                .find(|r| r.metric > route.metric && is_copy(r));
             let copy = standing.cloned().unwrap_or_else(|| behind(route, &taken));
             taken.push(copy.clone());
-            shadows.push(Shadow { route, copy, must_add: standing.is_none() });
+            shadows.push(Shadow {
+                route,
+                copy,
+                must_add: standing.is_none(),
+            });
         }
         shadows
     }
@@ -219,7 +288,13 @@ impl<'a> Planner<'a> {
     /// gateway, which must be on the link.
     fn routes(&self, shadows: &[Shadow]) -> Vec<Op> {
         let mut routes = Vec::new();
-        for route in self.target.network.routes.iter().filter(|r| !self.comes_with_address_v4(r)) {
+        for route in self
+            .target
+            .network
+            .routes
+            .iter()
+            .filter(|r| !self.comes_with_address_v4(r))
+        {
             match shadows.iter().find(|s| std::ptr::eq(s.route, route)) {
                 Some(shadow) if shadow.must_add => routes.push(shadow.copy.clone()),
                 Some(_) => {}
@@ -244,16 +319,26 @@ impl<'a> Planner<'a> {
     fn neighbours(&self) -> Vec<Op> {
         let mut ops = Vec::new();
         for wanted in &self.target.network.neighbours {
-            let known = self.have.neighbours.iter().find(|n| {
-                n.address == wanted.address && n.is_proxy() == wanted.is_proxy()
-            });
+            let known = self
+                .have
+                .neighbours
+                .iter()
+                .find(|n| n.address == wanted.address && n.is_proxy() == wanted.is_proxy());
             let seed = if wanted.is_configured() {
-                if known == Some(wanted) { continue } else { wanted.clone() }
-            } else if known.is_some() || !self.moving {
+                if known == Some(wanted) {
+                    continue;
+                } else {
+                    wanted.clone()
+                }
+            } else if !self.moving || known.is_some_and(|k| k.is_configured() || is_fresh(k, wanted)) {
                 continue;
             } else {
                 let flags = wanted.flags & neighbour::flag::ROUTER;
-                Neighbour { state: neighbour::state::REACHABLE, flags, ..wanted.clone() }
+                Neighbour {
+                    state: neighbour::state::REACHABLE,
+                    flags,
+                    ..wanted.clone()
+                }
             };
             ops.push(Op::SetNeighbour(seed));
         }
@@ -263,7 +348,12 @@ impl<'a> Planner<'a> {
     /// Rules that name the holder. The other's stay until the flip.
     fn rules(&self) -> Vec<Op> {
         let wanted = &self.target.network.rules;
-        wanted.iter().filter(|r| !self.have.rules.contains(r)).cloned().map(Op::AddRule).collect()
+        wanted
+            .iter()
+            .filter(|r| !self.have.rules.contains(r))
+            .cloned()
+            .map(Op::AddRule)
+            .collect()
     }
 
     fn enslave(&self) -> Vec<Op> {
@@ -274,15 +364,23 @@ impl<'a> Planner<'a> {
         let link = self.live.link(&self.target.uplink);
         let mut ops = Vec::new();
         if !self.uplink_is_port() {
-            ops.push(Op::SetMaster { dev: uplink(), master: Some(self.holder.clone()) });
+            ops.push(Op::SetMaster {
+                dev: uplink(),
+                master: Some(self.holder.clone()),
+            });
         }
         if link.is_some_and(|link| !link.up) {
             ops.push(self.sysctl(self.other, ADDR_GEN_MODE, ADDR_GEN_NONE));
-            ops.push(Op::SetUp { dev: uplink(), up: true });
+            ops.push(Op::SetUp {
+                dev: uplink(),
+                up: true,
+            });
         }
         let ready = self.live.link(self.holder).is_some_and(|link| link.running);
         if self.uplink_runs() && !ready {
-            ops.push(Op::AwaitRunning { dev: self.holder.clone() });
+            ops.push(Op::AwaitRunning {
+                dev: self.holder.clone(),
+            });
         }
         ops
     }
@@ -291,18 +389,32 @@ impl<'a> Planner<'a> {
     /// first: an IPv4 primary can take its secondaries with it.
     fn flip(&self) -> Vec<Op> {
         let dev = || self.other.clone();
-        let with_address =
-            |r: &&Route| r.family() == Family::V4 && self.left.addresses.iter().any(|a| is_prefix_route(r, a));
-        let mut routes: Vec<Route> = self.left.routes.iter().filter(|r| !with_address(r)).cloned().collect();
+        let with_address = |r: &&Route| {
+            r.family() == Family::V4 && self.left.addresses.iter().any(|a| is_prefix_route(r, a))
+        };
+        let mut routes: Vec<Route> = self
+            .left
+            .routes
+            .iter()
+            .filter(|r| !with_address(r))
+            .cloned()
+            .collect();
         routes.sort_by_key(|r| !by_gateway(r));
         let mut ops: Vec<Op> = routes.into_iter().map(Op::DeleteRoute).collect();
         let configured = self.left.neighbours.iter().filter(|n| n.is_configured());
         ops.extend(configured.cloned().map(Op::DeleteNeighbour));
         let addresses = self.left.addresses.iter().rev();
         let (v6, v4): (Vec<_>, Vec<_>) = addresses.cloned().partition(|a| a.family() == Family::V6);
-        ops.extend(v6.into_iter().chain(v4).map(|address| Op::DeleteAddress { dev: dev(), address }));
+        ops.extend(
+            v6.into_iter()
+                .chain(v4)
+                .map(|address| Op::DeleteAddress { dev: dev(), address }),
+        );
         if self.target.holder == Holder::Uplink && self.uplink_is_port() {
-            ops.push(Op::SetMaster { dev: self.target.uplink.clone(), master: None });
+            ops.push(Op::SetMaster {
+                dev: self.target.uplink.clone(),
+                master: None,
+            });
         }
         ops
     }
@@ -312,15 +424,24 @@ impl<'a> Planner<'a> {
         let mut ops = Vec::new();
         for wanted in &self.target.network.addresses {
             let dev = || self.holder.clone();
-            let change = || Op::ChangeAddress { dev: dev(), address: wanted.clone() };
+            let change = || Op::ChangeAddress {
+                dev: dev(),
+                address: wanted.clone(),
+            };
             match self.have.addresses.iter().find(|a| a.same_key(wanted)) {
                 Some(have) if have.same_content(wanted) => {}
                 Some(have) if wanted.family() == Family::V6 || only_time_differs(have, wanted) => {
                     ops.push(change());
                 }
                 Some(have) => {
-                    ops.push(Op::DeleteAddress { dev: dev(), address: have.clone() });
-                    ops.push(Op::AddAddress { dev: dev(), address: wanted.clone() });
+                    ops.push(Op::DeleteAddress {
+                        dev: dev(),
+                        address: have.clone(),
+                    });
+                    ops.push(Op::AddAddress {
+                        dev: dev(),
+                        address: wanted.clone(),
+                    });
                 }
                 None if wanted.family() == Family::V6 && !passing_form(wanted).same_content(wanted) => {
                     ops.push(change());
@@ -329,7 +450,9 @@ impl<'a> Planner<'a> {
             }
         }
         let keeps_shadow = |s: &&Shadow| s.route.protocol == protocol::RA;
-        let last = shadows.iter().filter(|s| !keeps_shadow(s) && !self.comes_with_address_v6(s.route));
+        let last = shadows
+            .iter()
+            .filter(|s| !keeps_shadow(s) && !self.comes_with_address_v6(s.route));
         let mut routes: Vec<Route> = last.map(|s| s.route.clone()).collect();
         routes.sort_by_key(by_gateway);
         ops.extend(routes.into_iter().map(Op::AppendRoute));
@@ -343,7 +466,13 @@ impl<'a> Planner<'a> {
             .iter()
             .filter(|s| s.must_add && s.route.protocol != protocol::RA)
             .map(|s| s.copy.clone())
-            .chain(self.have.routes.iter().filter(|r| self.is_stray(r, shadows)).cloned())
+            .chain(
+                self.have
+                    .routes
+                    .iter()
+                    .filter(|r| self.is_stray(r, shadows))
+                    .cloned(),
+            )
             .collect();
         routes.sort_by_key(|r| !by_gateway(r));
         let mut ops: Vec<Op> = routes.into_iter().map(Op::DeleteRoute).collect();
@@ -351,14 +480,24 @@ impl<'a> Planner<'a> {
         let own = |a: &&Address| a.family() == Family::V6 && !a.is_permanent();
         let too_much = |a: &&Address| !own(a) && !network.addresses.iter().any(|w| w.same_key(a));
         for address in self.have.addresses.iter().rev().filter(too_much) {
-            ops.push(Op::DeleteAddress { dev: self.holder.clone(), address: address.clone() });
+            ops.push(Op::DeleteAddress {
+                dev: self.holder.clone(),
+                address: address.clone(),
+            });
         }
         let configured = self.have.neighbours.iter().filter(|n| n.is_configured());
         let same = |a: &Neighbour, b: &Neighbour| a.address == b.address && a.is_proxy() == b.is_proxy();
         let unwanted = configured.filter(|n| !network.neighbours.iter().any(|w| same(w, n)));
         ops.extend(unwanted.cloned().map(Op::DeleteNeighbour));
         let unwanted = self.have.rules.iter().filter(|r| !network.rules.contains(r));
-        ops.extend(self.left.rules.iter().chain(unwanted).cloned().map(Op::DeleteRule));
+        ops.extend(
+            self.left
+                .rules
+                .iter()
+                .chain(unwanted)
+                .cloned()
+                .map(Op::DeleteRule),
+        );
         ops
     }
 
@@ -371,16 +510,22 @@ impl<'a> Planner<'a> {
         if route.protocol == protocol::RA {
             // A copy goes when the kernel has the route itself, or a better
             // metric's; the kernel's own routes are its own affair.
-            let original = network.routes.iter().find(|r| r.same_slot_but_metric(route) && r.protocol == protocol::RA);
+            let original = network
+                .routes
+                .iter()
+                .find(|r| r.same_slot_but_metric(route) && r.protocol == protocol::RA);
             let kernels = |o: &Route| self.have.routes.iter().any(|r| r.same(o));
             return original.is_some_and(|o| o.metric < route.metric && kernels(o));
         }
         if route.family() == Family::V4 && self.have.addresses.iter().any(|a| is_prefix_route(route, a)) {
             // Goes with its address, if that goes.
-            return !self.comes_with_address_v4(route) && self.wanted(Family::V4).any(|a| is_prefix_route(route, a));
+            return !self.comes_with_address_v4(route)
+                && self.wanted(Family::V4).any(|a| is_prefix_route(route, a));
         }
         let learned = route.protocol == protocol::KERNEL && route.expires.is_some();
-        let kept = shadows.iter().any(|s| s.route.protocol == protocol::RA && s.copy.same(route));
+        let kept = shadows
+            .iter()
+            .any(|s| s.route.protocol == protocol::RA && s.copy.same(route));
         !learned && !kept
     }
 
@@ -389,7 +534,10 @@ impl<'a> Planner<'a> {
         let passing = self.passing_sysctls();
         let mut ops = self.write_sysctls(&passing, &self.target.network.sysctls);
         if self.target.holder == Holder::Bridge
-            && self.live.sysctl(self.other.as_str(), ADDR_GEN_MODE).is_some_and(|mode| mode != ADDR_GEN_NONE)
+            && self
+                .live
+                .sysctl(self.other.as_str(), ADDR_GEN_MODE)
+                .is_some_and(|mode| mode != ADDR_GEN_NONE)
         {
             // Else a port that loses its carrier comes back with an address.
             ops.push(self.sysctl(self.other, ADDR_GEN_MODE, ADDR_GEN_NONE));
@@ -403,10 +551,15 @@ impl<'a> Planner<'a> {
         }
         let mut ops = Vec::new();
         if !self.target.uplink_up && self.live.link(self.holder).is_some_and(|link| link.up) {
-            ops.push(Op::SetUp { dev: self.holder.clone(), up: false });
+            ops.push(Op::SetUp {
+                dev: self.holder.clone(),
+                up: false,
+            });
         }
         if self.exists(self.other) {
-            ops.push(Op::DeleteLink { dev: self.other.clone() });
+            ops.push(Op::DeleteLink {
+                dev: self.other.clone(),
+            });
         }
         ops
     }
@@ -419,7 +572,10 @@ impl<'a> Planner<'a> {
 fn passing_form(address: &Address) -> Address {
     let unproven = address.flags & (flag::TENTATIVE | flag::DADFAILED) != 0;
     let nodad = if unproven { 0 } else { flag::NODAD };
-    Address { flags: address.settable_flags() | nodad | flag::NOPREFIXROUTE, ..address.clone() }
+    Address {
+        flags: address.settable_flags() | nodad | flag::NOPREFIXROUTE,
+        ..address.clone()
+    }
 }
 
 /// Whether an IPv4 address needs a change only in what the kernel changes on
@@ -427,8 +583,21 @@ fn passing_form(address: &Address) -> Address {
 /// scope and broadcast address are set once for all (`inet_rtm_newaddr()`,
 /// net/ipv4/devinet.c).
 fn only_time_differs(have: &Address, wanted: &Address) -> bool {
-    let Address { preferred, valid, metric, protocol, .. } = wanted.clone();
-    Address { preferred, valid, metric, protocol, ..have.clone() }.same_content(wanted)
+    let Address {
+        preferred,
+        valid,
+        metric,
+        protocol,
+        ..
+    } = wanted.clone();
+    Address {
+        preferred,
+        valid,
+        metric,
+        protocol,
+        ..have.clone()
+    }
+    .same_content(wanted)
 }
 
 /// A copy of `route` at the next metric that is free: one equal would be
@@ -441,6 +610,11 @@ fn behind(route: &Route, taken: &[Route]) -> Route {
             return copy;
         }
     }
+}
+
+/// Whether what a device knows of a neighbour needs no question to it.
+fn is_fresh(known: &Neighbour, wanted: &Neighbour) -> bool {
+    known.mac == wanted.mac && known.state & neighbour::state::REACHABLE != 0
 }
 
 /// Whether a route goes by a gateway.
