@@ -5,7 +5,7 @@ use crate::model::network::Sysctls;
 use crate::model::route::protocol;
 use crate::model::{Address, Family, HostState, IfName, Neighbour, Network, Route, neighbour};
 
-use super::{Holder, Op, Plan, Stage, Target, is_prefix_route};
+use super::{Holder, Op, Plan, Stage, Target, is_prefix_route, prefix_routes};
 
 /// Makes IPv6 link-local addresses: `0` from the MAC, `1` not at all, `2` and
 /// `3` stable for privacy (Documentation/networking/ip-sysctl.rst).
@@ -233,7 +233,28 @@ impl<'a> Planner<'a> {
         };
         let v4 = self.wanted(Family::V4).filter(missing).cloned();
         let v6 = self.wanted(Family::V6).rev().filter(missing).map(passing_form);
-        v4.chain(v6).map(add).collect()
+        let mut ops: Vec<Op> = v4.chain(v6).map(add).collect();
+        // Prefix routes that someone had removed come back with the address.
+        let added = self.wanted(Family::V4).filter(missing);
+        ops.extend(self.unwanted_prefix_routes(added));
+        ops
+    }
+
+    /// Removes the routes that the kernel makes with `addresses` and the
+    /// target does not have.
+    fn unwanted_prefix_routes<'b>(&self, addresses: impl Iterator<Item = &'b Address>) -> Vec<Op> {
+        let up = self.target.holder == Holder::Bridge || self.target.uplink_up;
+        let wanted = |made: &Route| {
+            let same = |r: &Route| r.same_slot(made) && r.protocol == protocol::KERNEL;
+            self.target.network.routes.iter().any(same)
+        };
+        let mut routes: Vec<Route> = Vec::new();
+        for made in addresses.flat_map(|a| prefix_routes(a, self.holder)) {
+            if up && !wanted(&made) && !routes.iter().any(|r| r.same_slot(&made)) {
+                routes.push(made);
+            }
+        }
+        routes.into_iter().map(Op::DeleteRoute).collect()
     }
 
     /// The IPv6 routes that need a shadow.
@@ -293,7 +314,7 @@ impl<'a> Planner<'a> {
             .network
             .routes
             .iter()
-            .filter(|r| !self.comes_with_address_v4(r))
+            .filter(|r| !self.comes_with_new_address_v4(r))
         {
             match shadows.iter().find(|s| std::ptr::eq(s.route, route)) {
                 Some(shadow) if shadow.must_add => routes.push(shadow.copy.clone()),
@@ -306,8 +327,13 @@ impl<'a> Planner<'a> {
         routes.into_iter().map(Op::AppendRoute).collect()
     }
 
-    fn comes_with_address_v4(&self, route: &Route) -> bool {
-        self.wanted(Family::V4).any(|a| is_prefix_route(route, a))
+    /// Whether the kernel makes the route with an address that the holder
+    /// still lacks.
+    fn comes_with_new_address_v4(&self, route: &Route) -> bool {
+        let missing = |wanted: &&Address| !self.have.addresses.iter().any(|a| a.same_key(wanted));
+        self.wanted(Family::V4)
+            .filter(missing)
+            .any(|a| is_prefix_route(route, a))
     }
 
     fn comes_with_address_v6(&self, route: &Route) -> bool {
@@ -449,6 +475,12 @@ impl<'a> Planner<'a> {
                 None => {}
             }
         }
+        let changed = ops.iter().filter_map(|op| match op {
+            Op::ChangeAddress { address, .. } if address.family() == Family::V6 => Some(address),
+            _ => None,
+        });
+        let unwanted = self.unwanted_prefix_routes(changed);
+        ops.extend(unwanted);
         let keeps_shadow = |s: &&Shadow| s.route.protocol == protocol::RA;
         let last = shadows
             .iter()
@@ -519,8 +551,7 @@ impl<'a> Planner<'a> {
         }
         if route.family() == Family::V4 && self.have.addresses.iter().any(|a| is_prefix_route(route, a)) {
             // Goes with its address, if that goes.
-            return !self.comes_with_address_v4(route)
-                && self.wanted(Family::V4).any(|a| is_prefix_route(route, a));
+            return self.wanted(Family::V4).any(|a| is_prefix_route(route, a));
         }
         let learned = route.protocol == protocol::KERNEL && route.expires.is_some();
         let kept = shadows
