@@ -7,6 +7,8 @@
 
 // Each test file compiles its own copy of this module and uses a part of it.
 #![allow(dead_code, unused_imports)]
+// Clippy knows that `#[test]` functions may unwrap, but not what they call.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod namespace;
 mod process;
