@@ -140,6 +140,9 @@ fn serve(
     }
     let control = Control::open().map_err(|e| Failure::refused("cannot make a socket", e))?;
     let rtnl = if request.isolated || request.queues > 1 {
+        // rtnetlink obeys a sender who has the capability on a socket that
+        // was opened with it; neither is enough alone.
+        let _raised = privilege.raise().map_err(Failure::no_capability)?;
         Some(Rtnl::open().map_err(|e| Failure::refused("cannot open rtnetlink", e))?)
     } else {
         None

@@ -1,11 +1,12 @@
 //! Handing descriptors to another process (unix(7), SCM_RIGHTS).
 
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    ControlMessage, MsgFlags, SockType, UnixAddr, getpeername, getsockopt, sendmsg, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockType, UnixAddr, getpeername, getsockopt, recvmsg,
+    sendmsg, sockopt,
 };
 
 /// The most descriptors in one message (`SCM_MAX_FD`, include/net/scm.h).
@@ -87,12 +88,45 @@ impl AsFd for ReplySocket {
     }
 }
 
+/// What [`ReplySocket::send`] sent, at the other side of the connection.
+#[derive(Debug)]
+pub struct Received {
+    /// The bytes beside the descriptors; none if the other side closed.
+    pub bytes: Vec<u8>,
+    /// The descriptors, close-on-exec.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// Waits for one message with up to [`DESCRIPTORS_MAX`] descriptors, as QEMU
+/// does after it has run the helper.
+///
+/// # Errors
+/// As of recvmsg(2); ENOBUFS if the descriptors did not fit.
+pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Received> {
+    let mut bytes = [0; 16];
+    let mut room = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX as usize]);
+    let mut io = [IoSliceMut::new(&mut bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut io, Some(&mut room), flags)?;
+    let mut descriptors = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = control {
+            // SAFETY: the kernel has just made these descriptors for this
+            // process and told nobody else their numbers; each becomes owned
+            // exactly once.
+            descriptors.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    let length = message.bytes;
+    Ok(Received {
+        bytes: bytes[..length].to_vec(),
+        descriptors,
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::IoSliceMut;
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-
-    use nix::sys::socket::{ControlMessageOwned, recvmsg};
 
     use super::*;
 
@@ -132,15 +166,8 @@ mod tests {
             .unwrap()
             .send(&[one.as_fd(), two.as_fd()])
             .unwrap();
-        let mut byte = [7];
-        let mut io = [IoSliceMut::new(&mut byte)];
-        let mut room = nix::cmsg_space!([RawFd; 2]);
-        let got = recvmsg::<()>(theirs.as_raw_fd(), &mut io, Some(&mut room), MsgFlags::empty()).unwrap();
-        let Some(ControlMessageOwned::ScmRights(fds)) = got.cmsgs().unwrap().next() else {
-            panic!("no descriptors came");
-        };
-        assert_eq!((got.bytes, fds.len()), (1, 2));
-        assert_eq!(byte, [0]);
+        let got = receive(theirs.as_fd()).unwrap();
+        assert_eq!((got.bytes.as_slice(), got.descriptors.len()), (&[0][..], 2));
     }
 
     #[test]

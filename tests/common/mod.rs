@@ -12,6 +12,7 @@
 
 mod namespace;
 mod process;
+pub mod stage;
 
 pub use namespace::{Namespace, VethEnd, veth_pair};
 pub use process::{Ended, run, wait_until};
