@@ -1,10 +1,12 @@
 //! The kernel's network as a value.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::pin::pin;
 
 use futures_util::{Stream, StreamExt};
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::RouteMessage;
 use rtnetlink::{Handle, IpVersion};
 
@@ -79,6 +81,21 @@ pub fn network() -> io::Result<HostState> {
                 .extend(messages.iter().filter_map(|m| read::neighbour(m, &names)));
         }
         Ok(state)
+    })
+}
+
+/// The device groups that are in use.
+///
+/// # Errors
+/// As of [`snapshot`].
+pub(super) fn groups() -> io::Result<BTreeSet<u32>> {
+    with_handle(async |handle| {
+        let messages = collect("devices", handle.link().get().execute()).await?;
+        let groups = messages.iter().flat_map(|m| &m.attributes).filter_map(|a| match a {
+            LinkAttribute::Group(group) => Some(*group),
+            _ => None,
+        });
+        Ok(groups.collect())
     })
 }
 
