@@ -61,7 +61,11 @@ pub fn add_taps(names: &[IfName], bridge: &IfName, owner: Uid) -> Result<(), Por
 fn make(names: &[IfName], owner: Uid, made: &mut Vec<(IfName, u32)>) -> Result<(), PortError> {
     for name in names {
         let fail = |doing: &'static str| {
-            move |source: io::Error| PortError { port: name.clone(), doing, source: source.into() }
+            move |source: io::Error| PortError {
+                port: name.clone(),
+                doing,
+                source: source.into(),
+            }
         };
         let tun = Tun::open().map_err(fail("open /dev/net/tun for"))?;
         let tap =
@@ -77,8 +81,15 @@ fn make(names: &[IfName], owner: Uid, made: &mut Vec<(IfName, u32)>) -> Result<(
 }
 
 fn join(taps: &[(IfName, u32)], bridge: &IfName) -> Result<(), PortError> {
-    let fail = |doing| move |source: io::Error| PortError { port: bridge.clone(), doing, source: source.into() };
-    let index = nix::net::if_::if_nametoindex(bridge.as_str()).map_err(|e| fail("find the bridge")(e.into()))?;
+    let fail = |doing| {
+        move |source: io::Error| PortError {
+            port: bridge.clone(),
+            doing,
+            source: source.into(),
+        }
+    };
+    let index =
+        nix::net::if_::if_nametoindex(bridge.as_str()).map_err(|e| fail("find the bridge")(e.into()))?;
     let request = |tap: u32| {
         let mut message = write::link_with(tap, LinkAttribute::Controller(index));
         message.header.flags = LinkFlags::Up;
@@ -96,7 +107,11 @@ fn change_each(
 ) -> Result<(), PortError> {
     for batch in ports.chunks(BATCH) {
         let Some((first, _)) = batch.first() else { continue };
-        let fail = |port: &IfName, source| PortError { port: port.clone(), doing, source };
+        let fail = |port: &IfName, source| PortError {
+            port: port.clone(),
+            doing,
+            source,
+        };
         let mut wire = Wire::open().map_err(|error| fail(first, error.into()))?;
         let messages = batch.iter().map(|(_, index)| request(*index)).collect();
         let failures = wire.send_all(messages).map_err(|error| fail(first, error))?;
@@ -116,7 +131,11 @@ fn change_each(
 /// is.
 pub fn remove(names: &[IfName]) -> Result<(), PortError> {
     let Some(first) = names.first() else { return Ok(()) };
-    let fail = |port: &IfName, doing, source| PortError { port: port.clone(), doing, source };
+    let fail = |port: &IfName, doing, source| PortError {
+        port: port.clone(),
+        doing,
+        source,
+    };
     let mut ports = Vec::with_capacity(names.len());
     for name in names {
         let index = nix::net::if_::if_nametoindex(name.as_str())
@@ -125,7 +144,12 @@ pub fn remove(names: &[IfName]) -> Result<(), PortError> {
     }
     let group = free_group().map_err(|error| fail(first, "find a device group for", error.into()))?;
     let put = |group: u32| {
-        move |index: u32| (RouteNetlinkMessage::SetLink(write::link_with(index, LinkAttribute::Group(group))), 0)
+        move |index: u32| {
+            (
+                RouteNetlinkMessage::SetLink(write::link_with(index, LinkAttribute::Group(group))),
+                0,
+            )
+        }
     };
     let grouped = change_each(&ports, "group", put(group));
     if grouped.is_err() {
@@ -135,7 +159,8 @@ pub fn remove(names: &[IfName]) -> Result<(), PortError> {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::Group(group));
     let mut wire = Wire::open().map_err(|error| fail(first, "remove", error.into()))?;
-    wire.send((RouteNetlinkMessage::DelLink(message), 0)).map_err(|error| fail(first, "remove", error))
+    wire.send((RouteNetlinkMessage::DelLink(message), 0))
+        .map_err(|error| fail(first, "remove", error))
 }
 
 /// A device group that no device is in. Beyond those that people use: they
