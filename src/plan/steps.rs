@@ -230,6 +230,16 @@ impl<'a> Planner<'a> {
                 .chain(v4)
                 .map(|address| Op::DeleteAddress { dev: dev(), address }),
         );
+        for route in self
+            .target
+            .network
+            .routes
+            .iter()
+            .filter(|r| self.stood_in_front(r))
+        {
+            ops.push(Op::DeleteRoute(route.clone()));
+            ops.push(Op::PrependRoute(route.clone()));
+        }
         if self.target.holder == Holder::Uplink && self.uplink_is_port() {
             ops.push(Op::SetMaster {
                 dev: self.target.uplink.clone(),
@@ -237,6 +247,19 @@ impl<'a> Planner<'a> {
             });
         }
         ops
+    }
+
+    /// Whether the other's copy of an IPv4 route stands in front of a third
+    /// device's of the same priority (two NICs on one network): the holder's,
+    /// which was appended behind both, must change its place.
+    fn stood_in_front(&self, route: &Route) -> bool {
+        let others = route.renamed(self.holder, self.other);
+        let mut same = self
+            .live
+            .routes
+            .iter()
+            .filter(|r| r.family() == Family::V4 && r.same_slot(route));
+        same.any(|r| r.same(&others)) && same.any(|r| !r.uses(self.holder) && !r.uses(self.other))
     }
 }
 
