@@ -7,7 +7,7 @@ use crate::model::address::flag;
 use crate::model::route::protocol;
 use crate::model::{Address, Family, HostState, IfName, Network, Route};
 
-use super::{Holder, Op, Plan, Stage, Target, is_prefix_route};
+use super::{Holder, Op, Plan, Stage, Target, is_prefix_route, prefix_routes};
 
 /// Makes IPv6 link-local addresses: `0` from the MAC, `1` not at all, `2` and
 /// `3` stable for privacy (Documentation/networking/ip-sysctl.rst).
@@ -168,8 +168,13 @@ impl<'a> Planner<'a> {
         shadows
     }
 
-    fn comes_with_address_v4(&self, route: &Route) -> bool {
-        self.wanted(Family::V4).any(|a| is_prefix_route(route, a))
+    /// Whether the kernel makes the route with an address that the holder
+    /// still lacks.
+    fn comes_with_new_address_v4(&self, route: &Route) -> bool {
+        let missing = |wanted: &&Address| !self.have.addresses.iter().any(|a| a.same_key(wanted));
+        self.wanted(Family::V4)
+            .filter(missing)
+            .any(|a| is_prefix_route(route, a))
     }
 
     fn comes_with_address_v6(&self, route: &Route) -> bool {
