@@ -203,7 +203,7 @@ const DIFFERS: &[Differs] = &[
         "an include that cannot be parsed: the name is over-long",
     ),
     Differs(
-        "allow br0\ndeny br0 # the office's\n",
+        "allow br0\ndeny br0 # why\n",
         "",
         "a name with a comment, which QEMU takes for part of it",
     ),

@@ -168,7 +168,8 @@ fn whatever_step_fails_no_tap_is_left_and_nothing_is_sent() {
             assert_eq!(answer.received.descriptors.len(), 2, "{}", steps[at]);
             let harmless = [
                 "getpid()",
-                "getpid()",
+                // The standard library asks whether there is statx.
+                "statx(0, NULL",
                 "/dev/log",
                 "<86>",
                 "PR_CAPBSET",
