@@ -11,11 +11,15 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 
 /// The host's addresses, on eth0 or br0: see lab.sh.
-pub const HOST: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 21)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x21))];
+pub const HOST: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 21)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x21)),
+];
 /// The peer's addresses, behind the gateway.
-pub const PEER: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9))];
+pub const PEER: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9)),
+];
 
 /// Why a measurement could not be made: a sentence.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -105,8 +109,15 @@ impl<'a> Lab<'a> {
         let device = if wanted { "br0" } else { "eth0" };
         for family in ["-4", "-6"] {
             let shown = run(host(&["ip", family, "-o", "addr", "show", "scope", "global"]))?;
-            if !shown.lines().any(|line| line.split_whitespace().nth(1) == Some(device)) {
-                return Err(format!("{}: no address on {device} afterwards: {shown}", self.migration.name()).into());
+            if !shown
+                .lines()
+                .any(|line| line.split_whitespace().nth(1) == Some(device))
+            {
+                return Err(format!(
+                    "{}: no address on {device} afterwards: {shown}",
+                    self.migration.name()
+                )
+                .into());
             }
         }
         Ok(())
@@ -162,10 +173,13 @@ pub fn in_namespace<T: Send>(namespace: &str, work: impl FnOnce() -> Outcome<T> 
     thread::scope(|scope| {
         let thread = scope.spawn(move || {
             let file = File::open(&path).map_err(|error| format!("opening {}: {error}", path.display()))?;
-            setns(file, CloneFlags::CLONE_NEWNET).map_err(|error| format!("entering {namespace}: {error}"))?;
+            setns(file, CloneFlags::CLONE_NEWNET)
+                .map_err(|error| format!("entering {namespace}: {error}"))?;
             work()
         });
-        thread.join().map_err(|_| format!("the thread in {namespace} panicked"))?
+        thread
+            .join()
+            .map_err(|_| format!("the thread in {namespace} panicked"))?
     })
 }
 
@@ -185,5 +199,6 @@ pub fn run(mut command: Command) -> Outcome<String> {
 
 /// A path as an argument.
 pub fn text(path: &Path) -> Outcome<&str> {
-    path.to_str().ok_or_else(|| format!("{} is not UTF-8", path.display()).into())
+    path.to_str()
+        .ok_or_else(|| format!("{} is not UTF-8", path.display()).into())
 }

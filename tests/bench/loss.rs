@@ -75,12 +75,17 @@ pub fn measure(programs: &Programs, runs: usize, report: &mut Report) -> Outcome
             }
             for metric in ["up lost v4", "up lost v6", "down lost v4", "down lost v6"] {
                 let contestant = Migration::Vmbr.name();
-                report.at_most(Key { part: "loss", case: case.clone(), contestant, metric }, 1.0);
+                report.at_most(
+                    Key {
+                        part: "loss",
+                        case: case.clone(),
+                        contestant,
+                        metric,
+                    },
+                    1.0,
+                );
             }
         }
-    }
-    if !programs.manager {
-        report.remark("NetworkManager: not installed, so it was not measured.");
     }
     Ok(())
 }
@@ -113,16 +118,24 @@ fn observe(lab: &Lab, direction: Direction, rate: u32) -> Outcome<Trace> {
     let sending = AtomicBool::new(true);
     let receiving = AtomicBool::new(true);
     let servers = in_namespace(server_side, || {
-        let bind = |address| -> Outcome<UdpSocket> { prepare(UdpSocket::bind(SocketAddr::new(address, PORT))?) };
+        let bind =
+            |address| -> Outcome<UdpSocket> { prepare(UdpSocket::bind(SocketAddr::new(address, PORT))?) };
         Ok([bind(targets[0])?, bind(targets[1])?])
     })?;
     let clients = in_namespace(client_side, || {
         let connect = |index: usize| -> Outcome<UdpSocket> {
-            let any: IpAddr =
-                if index == 0 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let any: IpAddr = if index == 0 {
+                Ipv4Addr::UNSPECIFIED.into()
+            } else {
+                Ipv6Addr::UNSPECIFIED.into()
+            };
             // The peer's own address, not the gateway's: the host shall need
             // its default route. The host's socket chooses for itself.
-            let own = if direction == Direction::LanToHost { PEER[index] } else { any };
+            let own = if direction == Direction::LanToHost {
+                PEER[index]
+            } else {
+                any
+            };
             let socket = UdpSocket::bind(SocketAddr::new(own, 0))?;
             socket.connect(SocketAddr::new(targets[index], PORT))?;
             prepare(socket)
@@ -132,8 +145,12 @@ fn observe(lab: &Lab, direction: Direction, rate: u32) -> Outcome<Trace> {
 
     let start = Instant::now();
     thread::scope(|scope| {
-        let echoes = servers.each_ref().map(|server| scope.spawn(|| echo(server, &receiving)));
-        let returns = clients.each_ref().map(|client| scope.spawn(|| collect(client, start, &receiving)));
+        let echoes = servers
+            .each_ref()
+            .map(|server| scope.spawn(|| echo(server, &receiving)));
+        let returns = clients
+            .each_ref()
+            .map(|client| scope.spawn(|| collect(client, start, &receiving)));
         let sender = scope.spawn(|| send(&clients, start, rate, &sending));
 
         let migrate = || -> Outcome<(Duration, Duration)> {
@@ -164,7 +181,12 @@ fn observe(lab: &Lab, direction: Direction, rate: u32) -> Outcome<Trace> {
         for (flow, returned) in flows.iter_mut().zip(returns) {
             flow.echoed = returned.join().map_err(|_| "the receiver panicked")?;
         }
-        Ok(Trace { flows, up, down, latest })
+        Ok(Trace {
+            flows,
+            up,
+            down,
+            latest,
+        })
     })
 }
 
@@ -259,8 +281,13 @@ impl Flow {
         for number in &self.served {
             served[*number as usize] = true;
         }
-        let mut loss =
-            Loss { lost: 0, unsent: 0, on_the_way_in: 0, span: None, silence: self.silence(from, to) };
+        let mut loss = Loss {
+            lost: 0,
+            unsent: 0,
+            on_the_way_in: 0,
+            span: None,
+            silence: self.silence(from, to),
+        };
         for (number, (at, taken)) in self.sent.iter().enumerate() {
             if back[number] || !(from..to).contains(at) {
                 continue;
@@ -276,10 +303,19 @@ impl Flow {
     /// The longest time between two echoes, in this phase.
     fn silence(&self, from: Duration, to: Duration) -> Duration {
         let edges = [from.max(self.echoed.first().map_or(from, |echo| echo.0)), to];
-        let mut times: Vec<Duration> =
-            self.echoed.iter().map(|echo| echo.0).filter(|at| (from..to).contains(at)).chain(edges).collect();
+        let mut times: Vec<Duration> = self
+            .echoed
+            .iter()
+            .map(|echo| echo.0)
+            .filter(|at| (from..to).contains(at))
+            .chain(edges)
+            .collect();
         times.sort_unstable();
-        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        times
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .max()
+            .unwrap_or_default()
     }
 }
 
@@ -288,12 +324,23 @@ impl Trace {
     /// left uncounted.
     fn phases(&self) -> [(&'static str, Duration, Duration, Duration); 2] {
         let end = self.flows[0].sent.last().map_or(self.down, |last| last.0);
-        [("up", self.up, Duration::ZERO, self.down), ("down", self.down, self.down, end)]
+        [
+            ("up", self.up, Duration::ZERO, self.down),
+            ("down", self.down, self.down, end),
+        ]
     }
 
     fn add_to(&self, report: &mut Report, case: &str, contestant: &'static str) {
         let mut add = |metric, value| {
-            report.add(Key { part: "loss", case: case.to_owned(), contestant, metric }, value);
+            report.add(
+                Key {
+                    part: "loss",
+                    case: case.to_owned(),
+                    contestant,
+                    metric,
+                },
+                value,
+            );
         };
         for (phase, _, from, to) in self.phases() {
             for (family, flow) in FAMILIES.into_iter().zip(&self.flows) {
@@ -335,7 +382,11 @@ impl Trace {
         if refused > 0 {
             words.push(format!("{refused} echoes refused by the server's kernel"));
         }
-        let lost = if words.is_empty() { "none lost".to_owned() } else { words.join("; ") };
+        let lost = if words.is_empty() {
+            "none lost".to_owned()
+        } else {
+            words.join("; ")
+        };
         format!("{sent} sent, {lost}")
     }
 }

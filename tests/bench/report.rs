@@ -30,7 +30,11 @@ impl Figure {
         let mut sorted = self.samples.clone();
         sorted.sort_by(f64::total_cmp);
         let middle = sorted.len() / 2;
-        if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+        if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            (sorted[middle - 1] + sorted[middle]) / 2.0
+        }
     }
 
     fn worst(&self) -> f64 {
@@ -60,26 +64,34 @@ impl Report {
     pub fn add(&mut self, key: Key, value: f64) {
         match self.figures.iter_mut().find(|figure| figure.key == key) {
             Some(figure) => figure.samples.push(value),
-            None => self.figures.push(Figure { key, samples: vec![value] }),
+            None => self.figures.push(Figure {
+                key,
+                samples: vec![value],
+            }),
         }
     }
 
     /// Adds a sentence that belongs under the tables.
     pub fn remark(&mut self, sentence: impl Into<String>) {
-        let sentence = sentence.into();
-        if !self.remarks.contains(&sentence) {
-            self.remarks.push(sentence);
-        }
+        self.remarks.push(sentence.into());
     }
 
     /// Compares `key`'s median with that of the contestant `against`; `reach`
     /// is the largest ratio that the project is content with. Says nothing
     /// where either was not measured.
     pub fn compare(&mut self, key: Key, against: &'static str, reach: f64) {
-        let other = Key { contestant: against, ..key.clone() };
+        let other = Key {
+            contestant: against,
+            ..key.clone()
+        };
         if let (Some(ours), Some(theirs)) = (self.figure(&key), self.figure(&other)) {
             let value = ours.median() / theirs.median();
-            self.comparisons.push(Comparison { key, against, value, reach });
+            self.comparisons.push(Comparison {
+                key,
+                against,
+                value,
+                reach,
+            });
         }
     }
 
@@ -87,7 +99,12 @@ impl Report {
     pub fn at_most(&mut self, key: Key, reach: f64) {
         if let Some(figure) = self.figure(&key) {
             let value = figure.worst();
-            self.comparisons.push(Comparison { key, against: "", value, reach });
+            self.comparisons.push(Comparison {
+                key,
+                against: "",
+                value,
+                reach,
+            });
         }
     }
 
@@ -121,33 +138,49 @@ impl Report {
 
     /// One table: a line a contestant, a column a metric.
     fn table(&self, title: (&str, &str)) -> String {
-        let figures: Vec<&Figure> =
-            self.figures.iter().filter(|f| (f.key.part, f.key.case.as_str()) == title).collect();
+        let figures: Vec<&Figure> = self
+            .figures
+            .iter()
+            .filter(|f| (f.key.part, f.key.case.as_str()) == title)
+            .collect();
         let mut metrics = Vec::new();
         let mut rows: Vec<(&str, BTreeMap<&str, String>)> = Vec::new();
         for figure in &figures {
             if !metrics.contains(&figure.key.metric) {
                 metrics.push(figure.key.metric);
             }
-            let at = rows.iter().position(|(name, _)| *name == figure.key.contestant).unwrap_or_else(|| {
-                rows.push((figure.key.contestant, BTreeMap::new()));
-                rows.len() - 1
-            });
+            let at = rows
+                .iter()
+                .position(|(name, _)| *name == figure.key.contestant)
+                .unwrap_or_else(|| {
+                    rows.push((figure.key.contestant, BTreeMap::new()));
+                    rows.len() - 1
+                });
             let cell = match figure.samples.len() {
                 1 => short(figure.median()),
                 _ => format!("{} ({})", short(figure.median()), short(figure.worst())),
             };
             rows[at].1.insert(figure.key.metric, cell);
         }
-        let runs = figures.iter().map(|figure| figure.samples.len()).max().unwrap_or(0);
+        let runs = figures
+            .iter()
+            .map(|figure| figure.samples.len())
+            .max()
+            .unwrap_or(0);
         let lines = rows
             .into_iter()
             .map(|(name, mut cells)| {
-                let values = metrics.iter().map(|metric| cells.remove(metric).unwrap_or_else(|| "-".into()));
+                let values = metrics
+                    .iter()
+                    .map(|metric| cells.remove(metric).unwrap_or_else(|| "-".into()));
                 std::iter::once(name.to_owned()).chain(values).collect()
             })
             .collect();
-        let note = if runs > 1 { format!("median (worst) of {runs}") } else { "one run".into() };
+        let note = if runs > 1 {
+            format!("median (worst) of {runs}")
+        } else {
+            "one run".into()
+        };
         let heading = std::iter::once("").chain(metrics.iter().copied()).collect();
         format!("\n{}: {} - {note}\n{}", title.0, title.1, align(heading, lines))
     }
@@ -191,10 +224,18 @@ impl Comparison {
     fn cells(&self) -> Vec<String> {
         vec![
             format!("{}: {}, {}", self.key.part, self.key.case, self.key.metric),
-            if self.against.is_empty() { "(worst run)".into() } else { self.against.into() },
+            if self.against.is_empty() {
+                "(worst run)".into()
+            } else {
+                self.against.into()
+            },
             short(self.value),
             short(self.reach),
-            if self.reached() { "reached".into() } else { "MISSED".into() },
+            if self.reached() {
+                "reached".into()
+            } else {
+                "MISSED".into()
+            },
         ]
     }
 }
@@ -212,7 +253,11 @@ fn short(value: f64) -> String {
 fn align(heading: Vec<&str>, rows: Vec<Vec<String>>) -> String {
     let heading: Vec<String> = heading.into_iter().map(str::to_owned).collect();
     let width = |column: usize| {
-        rows.iter().chain([&heading]).filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+        rows.iter()
+            .chain([&heading])
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
     };
     let mut text = String::new();
     for row in std::iter::once(&heading).chain(&rows) {
@@ -221,7 +266,11 @@ fn align(heading: Vec<&str>, rows: Vec<Vec<String>>) -> String {
             .enumerate()
             .map(|(column, cell)| {
                 let width = width(column).unwrap_or(0);
-                if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+                if column == 0 {
+                    format!("{cell:<width$}")
+                } else {
+                    format!("{cell:>width$}")
+                }
             })
             .collect();
         text.push_str(&format!("  {}\n", cells.join("  ").trim_end()));

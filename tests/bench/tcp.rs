@@ -51,18 +51,37 @@ pub fn measure(programs: &Programs, runs: usize, report: &mut Report) -> Outcome
                 let contestant = migration.name();
                 eprintln!("bench: tcp: {case}, {run}/{runs}, {contestant}: {seen:?}");
                 let mut add = |metric, value| {
-                    report.add(Key { part: "tcp", case: case.to_owned(), contestant, metric }, value);
+                    report.add(
+                        Key {
+                            part: "tcp",
+                            case: case.to_owned(),
+                            contestant,
+                            metric,
+                        },
+                        value,
+                    );
                 };
                 add("up timeouts", seen.up.timeouts as f64);
                 add("down timeouts", seen.down.timeouts as f64);
-                add("retransmitted", (seen.up.retransmitted + seen.down.retransmitted) as f64);
+                add(
+                    "retransmitted",
+                    (seen.up.retransmitted + seen.down.retransmitted) as f64,
+                );
                 add("up gap ms", seen.up.gap.as_secs_f64() * 1e3);
                 add("down gap ms", seen.down.gap.as_secs_f64() * 1e3);
             }
         }
         for metric in ["up timeouts", "down timeouts"] {
             let contestant = Migration::Vmbr.name();
-            report.at_most(Key { part: "tcp", case: case.to_owned(), contestant, metric }, 0.0);
+            report.at_most(
+                Key {
+                    part: "tcp",
+                    case: case.to_owned(),
+                    contestant,
+                    metric,
+                },
+                0.0,
+            );
         }
     }
     Ok(())
@@ -83,7 +102,10 @@ struct Seen {
 
 fn observe(lab: &Lab, load: Load) -> Outcome<Seen> {
     let listeners = in_namespace("host", || {
-        Ok([TcpListener::bind((HOST[0], PORT))?, TcpListener::bind((HOST[1], PORT))?])
+        Ok([
+            TcpListener::bind((HOST[0], PORT))?,
+            TcpListener::bind((HOST[1], PORT))?,
+        ])
     })?;
     let peers = in_namespace("lan", || {
         let connect = |index: usize| -> Outcome<TcpStream> {
@@ -115,7 +137,9 @@ fn observe(lab: &Lab, load: Load) -> Outcome<Seen> {
                 }
             }
         }
-        let readers = peers.each_ref().map(|peer| scope.spawn(|| arrivals(peer, start, &running)));
+        let readers = peers
+            .each_ref()
+            .map(|peer| scope.spawn(|| arrivals(peer, start, &running)));
         let migrate = || -> Outcome<_> {
             thread::sleep(WARM_UP);
             let before = counters()?;
@@ -137,7 +161,11 @@ fn observe(lab: &Lab, load: Load) -> Outcome<Seen> {
         let phase = |from, to, first: [u64; 2], last: [u64; 2]| Phase {
             timeouts: last[0] - first[0],
             retransmitted: last[1] - first[1],
-            gap: times.iter().map(|times| longest_gap(times, from, to)).max().unwrap_or_default(),
+            gap: times
+                .iter()
+                .map(|times| longest_gap(times, from, to))
+                .max()
+                .unwrap_or_default(),
         };
         Ok(Seen {
             up: phase(WARM_UP / 2, down_began, before, middle),
@@ -192,15 +220,23 @@ fn arrivals(mut stream: &TcpStream, start: Instant, running: &AtomicBool) -> Vec
 fn longest_gap(times: &[Duration], from: Duration, to: Duration) -> Duration {
     let inside = times.iter().copied().filter(|at| (from..to).contains(at));
     let edges: Vec<Duration> = std::iter::once(from).chain(inside).chain([to]).collect();
-    edges.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    edges
+        .windows(2)
+        .map(|pair| pair[1] - pair[0])
+        .max()
+        .unwrap_or_default()
 }
 
 /// Retransmission timeouts and retransmitted segments, of both namespaces.
 fn counters() -> Outcome<[u64; 2]> {
     let mut sum = [0; 2];
     for namespace in ["host", "lan"] {
-        sum[0] += in_namespace(namespace, || counter("/proc/thread-self/net/netstat", "TcpExt:", "TCPTimeouts"))?;
-        sum[1] += in_namespace(namespace, || counter("/proc/thread-self/net/snmp", "Tcp:", "RetransSegs"))?;
+        sum[0] += in_namespace(namespace, || {
+            counter("/proc/thread-self/net/netstat", "TcpExt:", "TCPTimeouts")
+        })?;
+        sum[1] += in_namespace(namespace, || {
+            counter("/proc/thread-self/net/snmp", "Tcp:", "RetransSegs")
+        })?;
     }
     Ok(sum)
 }
@@ -214,6 +250,8 @@ fn counter(file: &str, group: &str, name: &str) -> Outcome<u64> {
         return Err(format!("{file} has no {group}").into());
     };
     let mut pairs = names.split_whitespace().zip(values.split_whitespace());
-    let value = pairs.find(|(key, _)| *key == name).ok_or_else(|| format!("{file} has no {name}"))?;
+    let value = pairs
+        .find(|(key, _)| *key == name)
+        .ok_or_else(|| format!("{file} has no {name}"))?;
     Ok(value.1.parse()?)
 }
