@@ -30,8 +30,9 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const SETTLE: Duration = Duration::from_millis(1500);
 /// How long an echo may be on its way after the last datagram was sent.
 const DRAIN: Duration = Duration::from_millis(1000);
-/// Room for what arrives while a receiver waits for a processor: 8 MiB.
-const RECEIVE_BUFFER: usize = 8 << 20;
+/// Room for what arrives while a receiver waits for a processor, and for what
+/// waits for a neighbour's MAC (a sender that blocks has no schedule): 8 MiB.
+const BUFFER: usize = 8 << 20;
 const PAYLOAD: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -191,7 +192,8 @@ fn observe(lab: &Lab, direction: Direction, rate: u32) -> Outcome<Trace> {
 }
 
 fn prepare(socket: UdpSocket) -> Outcome<UdpSocket> {
-    setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+    setsockopt(&socket, sockopt::SndBufForce, &BUFFER)?;
     // So that a receiver looks up now and then whether it shall end.
     socket.set_read_timeout(Some(Duration::from_millis(50)))?;
     Ok(socket)
