@@ -1,9 +1,78 @@
-//! `vmbr`: the command line.
+//! `vmbr`: the command line that an administrator runs.
 #![forbid(unsafe_code)]
+
+pub mod args;
+mod change;
+mod down;
+mod generate;
+pub mod outcome;
+mod picture;
+mod status;
+mod up;
 
 use std::process::ExitCode;
 
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Args, Command};
+use outcome::{Error, print_json, say};
+
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    ExitCode::from(1)
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
+    let done = match &args.command {
+        Command::Up(up) => up::run(up, &args),
+        Command::Down(down) => down::run(down, &args),
+        Command::Status(status) => status::run(status, &args),
+        Command::Completions { shell } => generate::completions(*shell),
+        Command::Man { dir } => generate::man(dir.as_deref()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.tell(args.json),
+    }
+}
+
+/// Help and version are asked for, the rest is bad usage.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if std::env::args_os().any(|arg| arg == "--json") {
+        let text = error.to_string();
+        let message = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: ");
+        print_json(
+            &serde_json::json!({"error": {"status": 2, "message": message, "remedy": "see vmbr --help"}}),
+        );
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(2)
+}
+
+/// Says a warning.
+fn warn(text: &str) {
+    say(&format!("warning: {text}"));
+}
+
+/// Refuses where the kernel would: without CAP_NET_ADMIN nothing can change.
+fn require_privilege() -> Result<(), Error> {
+    let has = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_NET_ADMIN);
+    if has.unwrap_or(false) && nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(Error::refused(
+            "changing the host's network needs root",
+            "run it with sudo; --dry-run needs no root",
+        ))
+    }
 }

@@ -1,0 +1,100 @@
+//! One change of a namespace at a time.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::namespace::RUN_DIR;
+
+/// The right to change the namespace; given back when dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+/// Why the lock is not to be had.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another vmbr is at work; with its process id, where it could be read.
+    Held(Option<u32>),
+    /// The lock's file cannot be used.
+    Io(io::Error),
+}
+
+/// Takes the lock of the namespace `identity`, without waiting.
+///
+/// Its file is always in [`RUN_DIR`], whatever the directory of the records,
+/// and only root can open it: a lock that a user could hold would let that
+/// user keep the administrator out.
+///
+/// # Errors
+/// [`LockError`].
+pub fn take(identity: &str) -> Result<Lock, LockError> {
+    let directory = Path::new(RUN_DIR);
+    make_directory(directory).map_err(LockError::Io)?;
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW);
+    let file = options
+        .open(directory.join(format!("{identity}.lock")))
+        .map_err(LockError::Io)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut file) => {
+            // For the message of who comes next; losing it loses nothing.
+            let _ = file
+                .set_len(0)
+                .and_then(|()| writeln!(file, "{}", std::process::id()));
+            Ok(Lock { _file: file })
+        }
+        Err((mut file, Errno::EWOULDBLOCK)) => {
+            let mut text = String::new();
+            let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+            Err(LockError::Held(read.ok().and_then(|_| text.trim().parse().ok())))
+        }
+        Err((_, errno)) => Err(LockError::Io(errno.into())),
+    }
+}
+
+/// Whether a vmbr is at work in the namespace now. Without the right to look,
+/// the answer is no.
+pub fn is_held(identity: &str) -> bool {
+    let Ok(file) = File::open(Path::new(RUN_DIR).join(format!("{identity}.lock"))) else {
+        return false;
+    };
+    matches!(
+        Flock::lock(file, FlockArg::LockSharedNonblock),
+        Err((_, Errno::EWOULDBLOCK))
+    )
+}
+
+/// Makes a directory that others can read and only its maker can change; one
+/// that is there already must be so, too.
+///
+/// # Errors
+/// As of mkdir(2); `PermissionDenied` for a directory that others can change.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().recursive(true).mode(0o755).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let metadata = fs::symlink_metadata(path)?;
+    let mine = metadata.uid() == nix::unistd::geteuid().as_raw() && metadata.mode() & 0o022 == 0;
+    if metadata.is_dir() && mine {
+        Ok(())
+    } else {
+        let text = format!(
+            "{} is not a directory that only its owner, you, can change",
+            path.display()
+        );
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+    }
+}

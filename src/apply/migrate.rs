@@ -1,0 +1,101 @@
+//! The way to a target.
+
+use std::io;
+
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::netlink::dump;
+use crate::plan::{Plan, Stage, Target, plan, verify};
+
+use super::executor::{Executor, Failure};
+
+/// How often a plan is made anew: the kernel may add to what one did (a
+/// prefix route that someone had removed comes back with its address).
+const ROUNDS: usize = 4;
+
+/// Why a target was not reached.
+#[derive(Debug)]
+pub enum MigrateError {
+    /// The host's network could not be read.
+    Read(io::Error),
+    /// An operation failed.
+    Failed(Failure),
+    /// All was done, and yet the host differs, told in sentences.
+    Differs(Vec<String>),
+}
+
+impl std::fmt::Display for MigrateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Read(error) => error.fmt(f),
+            Self::Failed(failure) => failure.fmt(f),
+            Self::Differs(sentences) => {
+                write!(f, "the host is not as it should be: {}", sentences.join("; "))
+            }
+        }
+    }
+}
+
+impl std::error::Error for MigrateError {}
+
+/// Leads the host to `target`: looks, plans, acts, until nothing is left to
+/// do, and compares in the end. `adjust` may add to each plan, and `report`
+/// hears of each stage.
+///
+/// A signal that ends the program waits until the way is done: between two
+/// operations the host would be between two states.
+///
+/// # Errors
+/// [`MigrateError`]; the host may then be anywhere between.
+pub fn reach(
+    target: &Target,
+    adjust: &dyn Fn(&mut Plan),
+    report: &mut dyn FnMut(Stage),
+) -> Result<(), MigrateError> {
+    let _held = HeldSignals::new();
+    let devices = [&target.uplink, &target.bridge.name];
+    let mut executor = Executor::new().map_err(MigrateError::Read)?;
+    for _ in 0..ROUNDS {
+        let live = dump::snapshot(&devices).map_err(MigrateError::Read)?;
+        let mut plan = plan(&live, target);
+        adjust(&mut plan);
+        if plan.is_empty() {
+            break;
+        }
+        executor.execute(&plan, report).map_err(MigrateError::Failed)?;
+    }
+    let live = dump::snapshot(&devices).map_err(MigrateError::Read)?;
+    let differences = verify::differences(&live, target);
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(MigrateError::Differs(differences))
+    }
+}
+
+/// Keeps the signals that ask the program to end until it is dropped.
+struct HeldSignals(SigSet);
+
+impl HeldSignals {
+    fn new() -> Self {
+        let mut set = SigSet::empty();
+        for signal in [
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+            Signal::SIGPIPE,
+        ] {
+            set.add(signal);
+        }
+        // Fails for no valid set.
+        let _ = set.thread_block();
+        Self(set)
+    }
+}
+
+impl Drop for HeldSignals {
+    fn drop(&mut self) {
+        let _ = self.0.thread_unblock();
+    }
+}

@@ -1,0 +1,161 @@
+//! The records of what was changed, on disk.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::model::IfName;
+use crate::plan::Record;
+use crate::plan::record::VERSION;
+
+use super::lock::make_directory;
+
+/// The largest record that is read, in bytes: a full routing table has less.
+const LARGEST: u64 = 256 << 20;
+/// A setting that only root can read; a record, everyone can.
+const SECRET: &str = "ipv6/conf/stable_secret";
+
+/// The records of one network namespace.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    namespace: String,
+}
+
+/// What a record's file says.
+#[derive(Debug)]
+pub enum Entry {
+    /// A record of this namespace.
+    Record(Box<Record>),
+    /// A file that is no record of this namespace, with the reason. It is
+    /// never acted on, and never removed.
+    Unusable {
+        /// The bridge that the file is named for.
+        bridge: IfName,
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be used.
+        why: String,
+    },
+}
+
+impl Store {
+    /// The records of the namespace `identity` below `state_dir`.
+    pub fn new(state_dir: &Path, identity: &str) -> Self {
+        Self {
+            directory: state_dir.join(identity),
+            namespace: identity.to_owned(),
+        }
+    }
+
+    /// Where the record of a bridge is.
+    pub fn path(&self, bridge: &IfName) -> PathBuf {
+        self.directory.join(format!("{bridge}.json"))
+    }
+
+    /// Writes a record so that it is on disk, whole, when this returns: a
+    /// reader sees the one before or this one, also after a crash.
+    ///
+    /// # Errors
+    /// As of open(2), write(2), fsync(2), rename(2).
+    pub fn save(&self, record: &Record) -> io::Result<()> {
+        make_directory(&self.directory)?;
+        let mut record = record.clone();
+        record.before.sysctls.remove(SECRET);
+        let text = serde_json::to_vec_pretty(&record)?;
+        let path = self.path(&record.bridge.name);
+        let new = path.with_extension("new");
+        // One left by a crash is nobody's: the lock is held.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&new)?;
+        let written = file.write_all(&text).and_then(|()| file.sync_all());
+        if let Err(error) = written.and_then(|()| fs::rename(&new, &path)) {
+            let _ = fs::remove_file(&new);
+            return Err(error);
+        }
+        File::open(&self.directory)?.sync_all()
+    }
+
+    /// Removes the record of a bridge.
+    ///
+    /// # Errors
+    /// As of unlink(2); none where there is no record.
+    pub fn remove(&self, bridge: &IfName) -> io::Result<()> {
+        match fs::remove_file(self.path(bridge)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Every record's file of the namespace, by the bridge's name.
+    ///
+    /// # Errors
+    /// As of opendir(3); a directory that is not there has no records.
+    pub fn load(&self) -> io::Result<Vec<Entry>> {
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            let is_record = path.extension().is_some_and(|extension| extension == "json");
+            let Some(bridge) = stem.and_then(|stem| stem.parse().ok()).filter(|_| is_record) else {
+                continue;
+            };
+            found.push(match self.read(&path, &bridge) {
+                Ok(record) => Entry::Record(Box::new(record)),
+                Err(why) => Entry::Unusable { bridge, path, why },
+            });
+        }
+        found.sort_by(|a, b| a.bridge().cmp(b.bridge()));
+        Ok(found)
+    }
+
+    fn read(&self, path: &Path, bridge: &IfName) -> Result<Record, String> {
+        let file = File::open(path).map_err(|error| error.to_string())?;
+        let mut text = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, LARGEST), &mut text)
+            .map_err(|error| error.to_string())?;
+        // The version first: a newer form may have other fields.
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|error| format!("it is damaged: {error}"))?;
+        match value.get("version").and_then(serde_json::Value::as_u64) {
+            Some(version) if version == u64::from(VERSION) => {}
+            Some(version) => {
+                return Err(format!(
+                    "it has version {version}, this vmbr reads version {VERSION}"
+                ));
+            }
+            None => return Err("it is damaged: it has no version".into()),
+        }
+        let record: Record =
+            serde_json::from_value(value).map_err(|error| format!("it is damaged: {error}"))?;
+        if record.namespace != self.namespace {
+            return Err("it is of another boot or another network namespace".into());
+        }
+        if record.bridge.name != *bridge {
+            return Err(format!("it speaks of the bridge {}", record.bridge.name));
+        }
+        Ok(record)
+    }
+}
+
+impl Entry {
+    /// The bridge that the file is named for.
+    pub fn bridge(&self) -> &IfName {
+        match self {
+            Self::Record(record) => &record.bridge.name,
+            Self::Unusable { bridge, .. } => bridge,
+        }
+    }
+}

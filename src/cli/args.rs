@@ -1,0 +1,98 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::apply::namespace::RUN_DIR;
+use crate::model::IfName;
+
+/// Puts QEMU/KVM guests on the network of their host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vmbr",
+    version,
+    about,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+#[command(
+    after_help = "Exit status: 0 done, 1 failed and the host is as before, 2 bad usage, \
+    3 refused before touching anything, 4 failed and something is left."
+)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say every operation as it is done
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Directory of the records of what was changed
+    #[arg(long, global = true, value_name = "DIR", default_value = RUN_DIR)]
+    pub state_dir: PathBuf,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Put a NIC on a bridge that guests can join, without losing a packet
+    ///
+    /// Makes the bridge and moves everything that the NIC has to it:
+    /// addresses, routes, rules, neighbours, settings. Nothing is kept across
+    /// a reboot.
+    Up(Up),
+    /// Give a bridge's network back to its NIC
+    ///
+    /// What the bridge has now goes back, in the order and with the settings
+    /// of before; then the bridge goes.
+    Down(Down),
+    /// Show bridges, their uplink and their guests
+    Status(Status),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man {
+        /// Write it and one page for each command into this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Arguments of `vmbr up`.
+#[derive(Debug, clap::Args)]
+pub struct Up {
+    /// The NIC; by default the device of the default route
+    pub uplink: Option<IfName>,
+    /// Name of the bridge
+    #[arg(long, default_value = "br0", value_name = "NAME")]
+    pub bridge: IfName,
+    /// Print what would be done, as commands, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Arguments of `vmbr down`.
+#[derive(Debug, clap::Args)]
+pub struct Down {
+    /// The bridge; by default the only one that vmbr made
+    pub bridge: Option<IfName>,
+    /// Remove the guests' TAPs that are on the bridge
+    #[arg(long)]
+    pub force: bool,
+    /// Print what would be done, as commands, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Arguments of `vmbr status`.
+#[derive(Debug, clap::Args)]
+pub struct Status {
+    /// The bridge; by default every bridge of the host
+    pub bridge: Option<IfName>,
+}

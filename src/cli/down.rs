@@ -1,0 +1,232 @@
+//! `vmbr down`.
+
+use serde_json::json;
+
+use crate::apply::store::Entry;
+use crate::model::{HostState, IfName, Link};
+use crate::netlink::dump;
+use crate::plan::record::Progress;
+use crate::plan::{Op, Plan, Record, Refusal, Stage, Target, plan};
+use crate::sys::syslog::Severity;
+
+use super::args::{Args, Down};
+use super::change::{self, Place};
+use super::outcome::{Error, log, print, print_json, say};
+use super::require_privilege;
+
+/// Runs `vmbr down`.
+pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
+    if !down.dry_run {
+        require_privilege()?;
+    }
+    let mut place = Place::find(args)?;
+    let _lock = if down.dry_run { None } else { Some(place.lock()?) };
+    if !down.dry_run {
+        // Another vmbr may have ended between the look and the lock.
+        place = Place::find(args)?;
+    }
+    let mut live = dump::network().map_err(|error| Error::unreadable(&error))?;
+    let Some(record) = find(&place, &live, down.bridge.as_ref())? else {
+        let bridge = down.bridge.as_ref().map_or("bridge".into(), ToString::to_string);
+        if args.json {
+            print_json(&json!({"bridge": down.bridge, "uplink": null, "plan": [], "warnings": []}));
+        } else {
+            print(&format!("already so: there is no {bridge} that vmbr made"));
+        }
+        return Ok(());
+    };
+    dump::add_settings(&mut live, &[&record.uplink.name, &record.bridge.name]);
+    let guests = guests(&live, &record);
+    let refusals = refusals(&live, &record, &guests, down.force);
+    if !refusals.is_empty() {
+        if down.dry_run && !args.json {
+            refusals
+                .iter()
+                .for_each(|r| print(&format!("# refused: {}\n#   {}", r.message, r.remedy)));
+        }
+        return Err(Error::Refused(refusals));
+    }
+    let target = target(&record, &live);
+    let adjust = |plan: &mut Plan| remove_guests(plan, &guests);
+    let mut planned = plan(&live, &target);
+    adjust(&mut planned);
+    let commands: Vec<String> = planned.commands().map(|c| c.to_string()).collect();
+    let document = || json!({"bridge": record.bridge.name, "uplink": record.uplink.name, "plan": commands, "warnings": []});
+    if down.dry_run {
+        if args.json {
+            print_json(&document())
+        } else {
+            commands.iter().for_each(|line| print(line))
+        }
+        return Ok(());
+    }
+    carry_out(&record, &place, &target, &adjust, args)?;
+    if args.json {
+        print_json(&document());
+    } else {
+        print(&format!(
+            "{} carries its network itself again; {} is gone",
+            record.uplink.name, record.bridge.name
+        ));
+    }
+    Ok(())
+}
+
+/// The record of the bridge that was named, or of the only one. None where
+/// there is nothing to do.
+fn find(place: &Place, live: &HostState, name: Option<&IfName>) -> Result<Option<Record>, Error> {
+    if let Some(name) = name {
+        for entry in &place.entries {
+            match entry {
+                Entry::Record(record) if record.bridge.name == *name => {
+                    return Ok(Some(record.as_ref().clone()));
+                }
+                Entry::Unusable { bridge, path, why } if bridge == name => {
+                    return Err(Error::refused(
+                        format!("the record {} cannot be used: {why}", path.display()),
+                        "it says how the host was; move its network by hand, then remove it",
+                    ));
+                }
+                _ => {}
+            }
+        }
+        return match live.link(name) {
+            Some(link) => Err(Error::refused(
+                format!(
+                    "vmbr did not make {name}, a {}",
+                    link.kind.as_deref().unwrap_or("NIC")
+                ),
+                "end it the way it was made",
+            )),
+            None => Ok(None),
+        };
+    }
+    let names: Vec<String> = place
+        .entries
+        .iter()
+        .map(|entry| entry.bridge().to_string())
+        .collect();
+    match place.entries.as_slice() {
+        [] => Ok(None),
+        [entry] => find(place, live, Some(entry.bridge())),
+        _ => Err(Error::refused(
+            format!("vmbr made several bridges: {}", names.join(", ")),
+            format!(
+                "name one: vmbr down {}",
+                names.first().map_or("BRIDGE", String::as_str)
+            ),
+        )),
+    }
+}
+
+/// Ports of the bridge other than its uplink.
+fn guests(live: &HostState, record: &Record) -> Vec<Link> {
+    live.ports_of(&record.bridge.name)
+        .filter(|port| port.name != record.uplink.name)
+        .cloned()
+        .collect()
+}
+
+fn refusals(live: &HostState, record: &Record, guests: &[Link], force: bool) -> Vec<Refusal> {
+    let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
+    let mut found = Vec::new();
+    if !record.is_of(live) {
+        found.push(Refusal::new(
+            format!("the uplink {uplink} that {bridge} was made for is gone, or another NIC has its name"),
+            format!("move what {bridge} carries by hand (see: ip address show dev {bridge}), then: ip link del dev {bridge}"),
+        ));
+    }
+    let master = live.link(uplink).and_then(|link| link.master.as_ref());
+    if let Some(master) = master.filter(|master| *master != bridge) {
+        found.push(Refusal::new(
+            format!("{uplink} was put on {master} by someone else"),
+            format!("free it first: ip link set dev {uplink} nomaster"),
+        ));
+    }
+    if !force && !guests.is_empty() {
+        let names: Vec<&str> = guests.iter().map(|port| port.name.as_str()).collect();
+        let remedy = format!("stop the guests that use them, or cut them off: vmbr down {bridge} --force");
+        found.push(Refusal::new(
+            format!("guests are on {bridge}: {}", names.join(", ")),
+            remedy,
+        ));
+    }
+    found
+}
+
+/// Where a change did not end, the network as it was before it; else what the
+/// bridge carries now.
+fn target(record: &Record, live: &HostState) -> Target {
+    let carries = live.link(&record.bridge.name).is_some();
+    match record.progress {
+        Progress::Settled if carries => record.returned(live),
+        _ => record.restored(),
+    }
+}
+
+/// Removes the guests' TAPs before the bridge; other ports are freed with it.
+fn remove_guests(plan: &mut Plan, guests: &[Link]) {
+    let Some(step) = plan.steps.iter_mut().rfind(|step| step.stage == Stage::Tidy) else {
+        return;
+    };
+    let taps = guests.iter().filter(|port| port.tun.is_some());
+    let ops = taps.map(|port| Op::DeleteLink {
+        dev: port.name.clone(),
+    });
+    step.ops.splice(0..0, ops);
+}
+
+fn carry_out(
+    record: &Record,
+    place: &Place,
+    target: &Target,
+    adjust: &dyn Fn(&mut Plan),
+    args: &Args,
+) -> Result<(), Error> {
+    let changing = Record {
+        progress: Progress::Changing,
+        time: change::now(),
+        ..record.clone()
+    };
+    let cannot = |error: std::io::Error| Error::Failed {
+        message: format!(
+            "cannot write the record {}: {error}",
+            place.store.path(&record.bridge.name).display()
+        ),
+        remedy: "nothing was changed; vmbr changes a host only when it can go back".into(),
+    };
+    place.save(&changing).map_err(cannot)?;
+    if let Err(cause) = change::reach(target, adjust, args.verbose, words) {
+        let back = Target {
+            network: target.network.moved_to(&record.bridge.name),
+            ..record.bridged()
+        };
+        let error = change::undo(record, place, &back, &cause);
+        log(
+            Severity::Error,
+            &format!("down {}: {}", record.bridge.name, error.sentences().0),
+        );
+        return Err(error);
+    }
+    if let Err(error) = place.store.remove(&record.bridge.name) {
+        say(&format!(
+            "warning: the record {} stays: {error}",
+            place.store.path(&record.bridge.name).display()
+        ));
+    }
+    log(
+        Severity::Notice,
+        &format!("{} carries its network itself again", record.uplink.name),
+    );
+    Ok(())
+}
+
+fn words(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Prepare => "preparing the uplink with all that the bridge has",
+        Stage::Enslave => "making the uplink a port",
+        Stage::Flip => "moving the network to the uplink",
+        Stage::Settle => "giving everything its final form",
+        Stage::Tidy => "removing the bridge",
+    }
+}

@@ -1,0 +1,100 @@
+//! The IP network that one device carries.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Address, HostState, IfName, Neighbour, Route, Rule, is_default};
+
+/// Per-device settings under /proc/sys/net, by `ipv4/conf/rp_filter`: the
+/// path without the device's part.
+pub type Sysctls = BTreeMap<String, String>;
+
+/// All of the IP network that one device carries: what moves when the device
+/// becomes a bridge's port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The device.
+    pub dev: IfName,
+    /// Its addresses in the kernel's order, which decides on source addresses.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub addresses: Vec<Address>,
+    /// Routes of every table with a hop by the device, without those that
+    /// belong to the kernel, in the kernel's order.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub routes: Vec<Route>,
+    /// Its configured and its resolved neighbours.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub neighbours: Vec<Neighbour>,
+    /// Rules that name the device.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rules: Vec<Rule>,
+    /// Its settings.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sysctls: Sysctls,
+}
+
+impl Network {
+    /// What `dev` carries on `host`: empty where there is no such device.
+    pub fn of(host: &HostState, dev: &IfName) -> Self {
+        Self {
+            dev: dev.clone(),
+            addresses: host.addresses.get(dev).cloned().unwrap_or_default(),
+            routes: host
+                .routes
+                .iter()
+                .filter(|r| r.uses(dev) && !r.belongs_to_kernel())
+                .cloned()
+                .collect(),
+            neighbours: host
+                .neighbours
+                .iter()
+                .filter(|n| n.dev == *dev && (n.is_configured() || n.is_resolved()))
+                .cloned()
+                .collect(),
+            rules: host.rules.iter().filter(|r| r.names(dev)).cloned().collect(),
+            sysctls: host.sysctls.get(dev.as_str()).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// The same network as another device would carry it.
+    pub fn moved_to(&self, dev: &IfName) -> Self {
+        Self {
+            dev: dev.clone(),
+            addresses: self.addresses.clone(),
+            routes: self.routes.iter().map(|r| r.renamed(&self.dev, dev)).collect(),
+            neighbours: self
+                .neighbours
+                .iter()
+                .map(|n| Neighbour {
+                    dev: dev.clone(),
+                    ..n.clone()
+                })
+                .collect(),
+            rules: self.rules.iter().map(|r| r.renamed(&self.dev, dev)).collect(),
+            sysctls: self.sysctls.clone(),
+        }
+    }
+
+    /// The same network with what also stands in `order` first and in its
+    /// order: the kernel's order of addresses decides which one is used.
+    pub fn ordered_as(mut self, order: &Self) -> Self {
+        let place = |found: Option<usize>| found.unwrap_or(usize::MAX);
+        self.addresses
+            .sort_by_key(|a| place(order.addresses.iter().position(|o| o.same_key(a))));
+        self.routes
+            .sort_by_key(|r| place(order.routes.iter().position(|o| o.same(r))));
+        self.rules
+            .sort_by_key(|r| place(order.rules.iter().position(|o| o == r)));
+        self
+    }
+
+    /// Whether there is nothing to move: no address, route, rule or
+    /// configured neighbour.
+    pub fn is_bare(&self) -> bool {
+        self.addresses.is_empty()
+            && self.routes.is_empty()
+            && self.rules.is_empty()
+            && !self.neighbours.iter().any(Neighbour::is_configured)
+    }
+}

@@ -1,0 +1,1 @@
+//! Many ports of a bridge at once.

@@ -1,0 +1,505 @@
+//! Operations as the commands of iproute2 that a person would type.
+
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+
+use crate::model::address::{FOREVER, Label, flag, scope};
+use crate::model::route::{METRIC_USER_V6, RouteMetric, kind, protocol, table};
+use crate::model::{Address, Family, Hop, Neighbour, RawAttribute, Route, Rule, neighbour};
+
+use super::{Op, Plan};
+
+/// A line of a dry run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// What to type; none where no command says it.
+    pub text: Option<String>,
+    /// What the command does not say, and vmbr does.
+    pub unsaid: Vec<String>,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for note in &self.unsaid {
+            if !first {
+                f.write_char('\n')?;
+            }
+            write!(f, "# {note}")?;
+            first = false;
+        }
+        if let Some(text) = &self.text {
+            if !first {
+                f.write_char('\n')?;
+            }
+            f.write_str(text)?;
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// The plan as commands, which in their order do the same migration.
+    pub fn commands(&self) -> impl Iterator<Item = Command> {
+        self.ops().map(Op::command)
+    }
+}
+
+impl Op {
+    /// The operation as a command.
+    pub fn command(&self) -> Command {
+        let mut unsaid = Vec::new();
+        let text = match self {
+            Op::CreateBridge { name, mac } => Some(format!(
+                "ip link add name {name} address {} type bridge stp_state 0 mcast_snooping 0",
+                lower(mac)
+            )),
+            Op::DeleteLink { dev } => Some(format!("ip link del dev {dev}")),
+            Op::SetUp { dev, up } => Some(format!(
+                "ip link set dev {dev} {}",
+                if *up { "up" } else { "down" }
+            )),
+            Op::SetMtu { dev, mtu } => Some(format!("ip link set dev {dev} mtu {mtu}")),
+            Op::SetMac { dev, mac } => Some(format!("ip link set dev {dev} address {}", lower(mac))),
+            Op::SetMaster {
+                dev,
+                master: Some(master),
+            } => Some(format!("ip link set dev {dev} master {master}")),
+            Op::SetMaster { dev, master: None } => Some(format!("ip link set dev {dev} nomaster")),
+            Op::AddAddress { dev, address } => Some(format!(
+                "ip address add {}",
+                address_text(address, dev, &mut unsaid)
+            )),
+            Op::ChangeAddress { dev, address } => Some(format!(
+                "ip address change {}",
+                address_text(address, dev, &mut unsaid)
+            )),
+            Op::DeleteAddress { dev, address } => Some(format!("ip address del {address} dev {dev}")),
+            Op::AppendRoute(route) => Some(route_command("append", route, &mut unsaid)),
+            Op::DeleteRoute(route) => Some(route_command("del", route, &mut Vec::new())),
+            Op::SetNeighbour(n) => Some(format!("ip neighbour replace {}", neighbour_text(n))),
+            Op::DeleteNeighbour(n) => {
+                let proxy = if n.is_proxy() { "proxy " } else { "" };
+                Some(format!("ip neighbour del {proxy}{} dev {}", n.address, n.dev))
+            }
+            Op::AddRule(rule) => Some(rule_command("add", rule, &mut unsaid)),
+            Op::DeleteRule(rule) => Some(rule_command("del", rule, &mut Vec::new())),
+            Op::SetSysctl { dev, key, value } => Some(sysctl_text(dev.as_str(), key, value)),
+            Op::AwaitRunning { dev } => {
+                unsaid.push(format!(
+                    "vmbr waits here until {dev} has a carrier: a command takes longer than that"
+                ));
+                None
+            }
+            Op::SolicitRouters { dev } => {
+                unsaid.push(format!(
+                    "vmbr asks here for a router advertisement on {dev}, and removes its copy of a default route \
+                     when the kernel has its own"
+                ));
+                None
+            }
+        };
+        Command { text, unsaid }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::AwaitRunning { dev } => write!(f, "waiting for {dev}'s carrier"),
+            Op::SolicitRouters { dev } => write!(f, "asking the routers on {dev} for an advertisement"),
+            op => f.write_str(op.command().text.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+fn lower(mac: &macaddr::MacAddr6) -> String {
+    mac.to_string().to_lowercase()
+}
+
+fn sysctl_text(dev: &str, key: &str, value: &str) -> String {
+    // The slashes keep a device name with a dot whole.
+    let (dir, leaf) = key.rsplit_once('/').unwrap_or(("", key));
+    let value = if value.contains(char::is_whitespace) {
+        format!("'{value}'")
+    } else {
+        value.to_owned()
+    };
+    format!("sysctl -qw net/{dir}/{dev}/{leaf}={value}")
+}
+
+fn scope_text(number: u8) -> String {
+    match number {
+        scope::UNIVERSE => "global".into(),
+        scope::LINK => "link".into(),
+        scope::HOST => "host".into(),
+        other => other.to_string(),
+    }
+}
+
+fn address_text(address: &Address, dev: &crate::model::IfName, unsaid: &mut Vec<String>) -> String {
+    let mut text = format!("{address}");
+    if let Some(broadcast) = address.broadcast {
+        let _ = write!(text, " broadcast {broadcast}");
+    }
+    let _ = write!(text, " dev {dev}");
+    if address.family() == Family::V4 {
+        match &address.label {
+            Label::Device => {}
+            Label::Text(label) => unsaid.push(format!(
+                "ip takes no label that does not begin with {dev}: {label}"
+            )),
+            label @ Label::Suffix(_) => {
+                let _ = write!(text, " label {}", label.text(dev));
+            }
+        }
+        let _ = write!(text, " scope {}", scope_text(address.scope));
+    }
+    if let Some(metric) = address.metric {
+        let _ = write!(text, " metric {metric}");
+    }
+    if address.valid != FOREVER || address.preferred != FOREVER {
+        let seconds = |s: u32| {
+            if s == FOREVER {
+                "forever".into()
+            } else {
+                s.to_string()
+            }
+        };
+        let _ = write!(
+            text,
+            " valid_lft {} preferred_lft {}",
+            seconds(address.valid),
+            seconds(address.preferred)
+        );
+    }
+    for (bit, word) in [
+        (flag::NODAD, "nodad"),
+        (0x04, "optimistic"),
+        (0x10, "home"),
+        (flag::MANAGETEMPADDR, "mngtmpaddr"),
+        (flag::NOPREFIXROUTE, "noprefixroute"),
+        (0x400, "autojoin"),
+    ] {
+        if address.flags & bit != 0 {
+            text.push(' ');
+            text.push_str(word);
+        }
+    }
+    if let Some(number) = address.protocol.filter(|number| *number != 0) {
+        unsaid.push(format!(
+            "older ip commands cannot set the address's protocol, {number}"
+        ));
+    }
+    text
+}
+
+fn neighbour_text(n: &Neighbour) -> String {
+    if n.is_proxy() {
+        return format!("proxy {} dev {}", n.address, n.dev);
+    }
+    let mut text = n.address.to_string();
+    if let Some(mac) = &n.mac {
+        let _ = write!(text, " lladdr {}", lower(mac));
+    }
+    let _ = write!(text, " dev {}", n.dev);
+    let word = match n.state {
+        s if s & neighbour::state::PERMANENT != 0 => "permanent",
+        s if s & neighbour::state::REACHABLE != 0 => "reachable",
+        s if s & neighbour::state::NOARP != 0 => "noarp",
+        _ => "stale",
+    };
+    let _ = write!(text, " nud {word}");
+    if n.flags & neighbour::flag::ROUTER != 0 {
+        text.push_str(" router");
+    }
+    if n.flags & neighbour::flag::EXT_LEARNED != 0 {
+        text.push_str(" extern_learn");
+    }
+    text
+}
+
+fn route_command(verb: &str, route: &Route, unsaid: &mut Vec<String>) -> String {
+    let v6 = route.family() == Family::V6;
+    let mut text = format!("ip {}route {verb} ", if v6 { "-6 " } else { "" });
+    if let Some(word) = kind_word(route.kind) {
+        let _ = write!(text, "{word} ");
+    }
+    let _ = write!(text, "{}", route.dst);
+    if let Some(src) = route.src {
+        let _ = write!(text, " from {src}");
+    }
+    if route.tos != 0 {
+        let _ = write!(text, " tos 0x{:02x}", route.tos);
+    }
+    if let [hop] = route.hops.as_slice() {
+        hop_text(&mut text, hop, route.family(), unsaid);
+    }
+    if route.table != table::MAIN {
+        let _ = write!(text, " table {}", route.table);
+    }
+    let _ = write!(text, " proto {}", protocol_text(route.protocol));
+    if !v6 {
+        let _ = write!(text, " scope {}", scope_text(route.scope));
+    }
+    if let Some(source) = route.prefsrc {
+        let _ = write!(text, " src {source}");
+    }
+    if route.metric != 0 && !(v6 && route.metric == METRIC_USER_V6 && verb == "append") {
+        let _ = write!(text, " metric {}", route.metric);
+    }
+    metrics_text(&mut text, &route.metrics, unsaid);
+    if verb == "append" {
+        if let Some(seconds) = route.expires {
+            let _ = write!(text, " expires {seconds}");
+        }
+        if let Some(word) = route.preference.and_then(preference_word) {
+            let _ = write!(text, " pref {word}");
+        }
+    }
+    if route.hops.len() > 1 {
+        for hop in &route.hops {
+            text.push_str(" nexthop");
+            hop_text(&mut text, hop, route.family(), unsaid);
+            let _ = write!(text, " weight {}", u16::from(hop.weight) + 1);
+        }
+    }
+    unsaid.extend(route.rest.iter().map(|raw| unsaid_attribute("route", raw)));
+    text
+}
+
+fn unsaid_attribute(object: &str, raw: &RawAttribute) -> String {
+    format!(
+        "not in the command: the {object}'s netlink attribute {} ({} bytes)",
+        raw.kind & 0x3fff,
+        raw.value.len()
+    )
+}
+
+fn hop_text(text: &mut String, hop: &Hop, family: Family, unsaid: &mut Vec<String>) {
+    if let Some(via) = hop.via {
+        // IPv4 by way of an IPv6 neighbour must be said.
+        let word = if Family::of(&via) == family { "" } else { "inet6 " };
+        let _ = write!(text, " via {word}{via}");
+    }
+    if let Some(dev) = &hop.dev {
+        let _ = write!(text, " dev {dev}");
+    }
+    if hop.onlink {
+        text.push_str(" onlink");
+    }
+    unsaid.extend(hop.rest.iter().map(|raw| unsaid_attribute("hop", raw)));
+}
+
+fn kind_word(number: u8) -> Option<String> {
+    Some(match number {
+        kind::UNICAST => return None,
+        kind::LOCAL => "local".into(),
+        kind::BROADCAST => "broadcast".into(),
+        kind::ANYCAST => "anycast".into(),
+        kind::MULTICAST => "multicast".into(),
+        6 => "blackhole".into(),
+        7 => "unreachable".into(),
+        8 => "prohibit".into(),
+        9 => "throw".into(),
+        other => other.to_string(),
+    })
+}
+
+fn protocol_text(number: u8) -> String {
+    match number {
+        protocol::KERNEL => "kernel".into(),
+        3 => "boot".into(),
+        4 => "static".into(),
+        protocol::RA => "ra".into(),
+        16 => "dhcp".into(),
+        other => other.to_string(),
+    }
+}
+
+fn preference_word(number: u8) -> Option<&'static str> {
+    // RFC 4191, 2.1.
+    match number {
+        0 => Some("medium"),
+        1 => Some("high"),
+        3 => Some("low"),
+        _ => None,
+    }
+}
+
+/// `RTAX_*` (include/uapi/linux/rtnetlink.h) in iproute2's words.
+fn metrics_text(text: &mut String, metrics: &[RouteMetric], unsaid: &mut Vec<String>) {
+    const LOCK: u16 = 1;
+    let number = |m: &RouteMetric| m.value.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes));
+    let locked = metrics
+        .iter()
+        .find(|m| m.kind == LOCK)
+        .and_then(number)
+        .unwrap_or(0);
+    for metric in metrics.iter().filter(|m| m.kind != LOCK) {
+        let lock = if locked & 1u32.checked_shl(metric.kind.into()).unwrap_or(0) != 0 {
+            "lock "
+        } else {
+            ""
+        };
+        let Some(value) = number(metric).filter(|_| metric.kind != 16) else {
+            let name = String::from_utf8_lossy(&metric.value)
+                .trim_end_matches('\0')
+                .to_owned();
+            let _ = write!(text, " congctl {lock}{name}");
+            continue;
+        };
+        let word = match metric.kind {
+            2 => "mtu",
+            3 => "window",
+            // The kernel keeps eighths and quarters of a millisecond.
+            4 => {
+                let _ = write!(text, " rtt {lock}{}ms", value / 8);
+                continue;
+            }
+            5 => {
+                let _ = write!(text, " rttvar {lock}{}ms", value / 4);
+                continue;
+            }
+            6 => "ssthresh",
+            7 => "cwnd",
+            8 => "advmss",
+            9 => "reordering",
+            10 => "hoplimit",
+            11 => "initcwnd",
+            12 if value & 1 != 0 => {
+                text.push_str(" features ecn");
+                continue;
+            }
+            13 => {
+                let _ = write!(text, " rto_min {lock}{value}ms");
+                continue;
+            }
+            14 => "initrwnd",
+            15 => "quickack",
+            17 => "fastopen_no_cookie",
+            other => {
+                unsaid.push(format!("not in the command: the route's metric {other}"));
+                continue;
+            }
+        };
+        let _ = write!(text, " {word} {lock}{value}");
+    }
+}
+
+fn rule_command(verb: &str, rule: &Rule, unsaid: &mut Vec<String>) -> String {
+    format!(
+        "ip {}rule {verb} {}",
+        if rule.family == Family::V6 { "-6 " } else { "" },
+        rule_text(rule, unsaid)
+    )
+}
+
+/// A rule in the words of `ip rule`; what it has no word for goes to `unsaid`.
+pub fn rule_text(rule: &Rule, unsaid: &mut Vec<String>) -> String {
+    let mut text = String::new();
+    // FIB_RULE_INVERT
+    if rule.header.flags & 2 != 0 {
+        text.push_str("not ");
+    }
+    let number = |raw: &RawAttribute| {
+        raw.value
+            .first_chunk::<4>()
+            .map(|b| u32::from_ne_bytes(*b))
+            .unwrap_or(0)
+    };
+    let short = |raw: &RawAttribute, at: usize| {
+        raw.value
+            .get(at..at + 2)
+            .and_then(|b| b.first_chunk::<2>())
+            .map_or(0, |b| u16::from_ne_bytes(*b))
+    };
+    let find = |kind: u16| rule.rest.iter().find(|raw| raw.kind == kind);
+    let block = |raw: Option<&RawAttribute>, len: u8| match raw.and_then(|raw| ip_of(&raw.value)) {
+        Some(ip) => format!("{ip}/{len}"),
+        None => "all".to_owned(),
+    };
+    let _ = write!(
+        text,
+        "from {} to {}",
+        block(find(2), rule.header.src_len),
+        block(find(1), rule.header.dst_len)
+    );
+    let _ = write!(text, " priority {}", rule.priority);
+    if let Some(name) = &rule.iif {
+        let _ = write!(text, " iif {name}");
+    }
+    if let Some(name) = &rule.oif {
+        let _ = write!(text, " oif {name}");
+    }
+    if rule.header.tos != 0 {
+        let _ = write!(text, " tos 0x{:02x}", rule.header.tos);
+    }
+    let mut number_of_table = u32::from(rule.header.table);
+    for raw in &rule.rest {
+        // FRA_* of include/uapi/linux/fib_rules.h.
+        match raw.kind {
+            1 | 2 | 4 | 16 => {}
+            10 => {
+                let mask = find(16).map_or(u32::MAX, number);
+                let _ = write!(text, " fwmark 0x{:x}/0x{mask:x}", number(raw));
+            }
+            13 if number(raw) == u32::MAX => {}
+            14 if number(raw) == u32::MAX => {}
+            13 => {
+                let _ = write!(text, " suppress_ifgroup {}", number(raw));
+            }
+            14 => {
+                let _ = write!(text, " suppress_prefixlength {}", number(raw));
+            }
+            15 => number_of_table = number(raw),
+            19 => {
+                if raw.value.first() == Some(&1) {
+                    text.push_str(" l3mdev");
+                }
+            }
+            20 => {
+                let end = raw.value.get(4..8).and_then(|b| b.first_chunk::<4>());
+                let end = end.map_or(u32::MAX, |b| u32::from_ne_bytes(*b));
+                let _ = write!(text, " uidrange {}-{end}", number(raw));
+            }
+            21 => {
+                if let Some(number) = raw.value.first().filter(|number| **number != 0) {
+                    let _ = write!(text, " protocol {}", protocol_text(*number));
+                }
+            }
+            22 => {
+                let _ = write!(text, " ipproto {}", raw.value.first().copied().unwrap_or(0));
+            }
+            23 => {
+                let _ = write!(text, " sport {}-{}", short(raw, 0), short(raw, 2));
+            }
+            24 => {
+                let _ = write!(text, " dport {}-{}", short(raw, 0), short(raw, 2));
+            }
+            _ => unsaid.push(unsaid_attribute("rule", raw)),
+        }
+    }
+    match rule.header.action {
+        1 => {
+            let _ = write!(text, " table {number_of_table}");
+        }
+        2 => {
+            let _ = write!(text, " goto {}", find(4).map_or(0, number));
+        }
+        3 => text.push_str(" nop"),
+        6 => text.push_str(" type blackhole"),
+        7 => text.push_str(" type unreachable"),
+        8 => text.push_str(" type prohibit"),
+        other => unsaid.push(format!("not in the command: the rule's action {other}")),
+    }
+    text
+}
+
+fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => bytes.first_chunk::<4>().map(|b| IpAddr::from(*b)),
+        16 => bytes.first_chunk::<16>().map(|b| IpAddr::from(*b)),
+        _ => None,
+    }
+}

@@ -1,0 +1,164 @@
+//! Operations: the single changes that a plan is made of.
+
+use macaddr::MacAddr6;
+
+use crate::model::{Address, IfName, Neighbour, Route, Rule};
+
+/// One change of the kernel's network, or one wait for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Makes a bridge, down, without STP and without multicast snooping (its
+    /// querier's silence would stop neighbour discovery).
+    CreateBridge {
+        /// Its name.
+        name: IfName,
+        /// Its MAC, pinned: else it follows the lowest of its ports'.
+        mac: MacAddr6,
+    },
+    /// Removes a device.
+    DeleteLink {
+        /// The device.
+        dev: IfName,
+    },
+    /// Sets a device up or down.
+    SetUp {
+        /// The device.
+        dev: IfName,
+        /// Up, else down.
+        up: bool,
+    },
+    /// Sets the largest packet; on a bridge, pins it too.
+    SetMtu {
+        /// The device.
+        dev: IfName,
+        /// Bytes.
+        mtu: u32,
+    },
+    /// Sets the link-layer address.
+    SetMac {
+        /// The device.
+        dev: IfName,
+        /// The address.
+        mac: MacAddr6,
+    },
+    /// Makes a device the port of a bridge, or frees it.
+    SetMaster {
+        /// The device.
+        dev: IfName,
+        /// The bridge, or none.
+        master: Option<IfName>,
+    },
+    /// Adds an address.
+    AddAddress {
+        /// The device.
+        dev: IfName,
+        /// The address.
+        address: Address,
+    },
+    /// Gives an address that is there the flags, lifetimes and metric said.
+    ChangeAddress {
+        /// The device.
+        dev: IfName,
+        /// The address.
+        address: Address,
+    },
+    /// Removes an address.
+    DeleteAddress {
+        /// The device.
+        dev: IfName,
+        /// The address.
+        address: Address,
+    },
+    /// Adds a route behind those of the same priority.
+    AppendRoute(Route),
+    /// Removes a route.
+    DeleteRoute(Route),
+    /// Adds a neighbour, or replaces what is known of it.
+    SetNeighbour(Neighbour),
+    /// Removes a neighbour.
+    DeleteNeighbour(Neighbour),
+    /// Adds a rule.
+    AddRule(Rule),
+    /// Removes a rule.
+    DeleteRule(Rule),
+    /// Writes a setting under /proc/sys/net.
+    SetSysctl {
+        /// The device.
+        dev: IfName,
+        /// The path without the device's part: `ipv4/conf/rp_filter`.
+        key: String,
+        /// The value.
+        value: String,
+    },
+    /// Waits until a device carries packets. A bridge begins to when the
+    /// kernel has seen its first port's carrier; until then its queue drops
+    /// what it is given (`linkwatch_do_dev()`, net/core/link_watch.c).
+    AwaitRunning {
+        /// The device.
+        dev: IfName,
+    },
+    /// Asks the link's routers for an advertisement (RFC 4861, 6.3.7) and
+    /// waits until the kernel has a default route of its own from one.
+    SolicitRouters {
+        /// The device.
+        dev: IfName,
+    },
+}
+
+/// What a step of a migration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Gives the new holder everything, in a form that does not yet win.
+    Prepare,
+    /// Makes the uplink a port.
+    Enslave,
+    /// Takes the network from the old holder: the new one's wins.
+    Flip,
+    /// Gives what was prepared its final form.
+    Settle,
+    /// Removes what served only the way.
+    Tidy,
+}
+
+/// Operations that belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What they are for.
+    pub stage: Stage,
+    /// The operations, in their order.
+    pub ops: Vec<Op>,
+}
+
+impl Step {
+    /// Whether the operations go to the kernel as one datagram: it runs them
+    /// in one system call, which no signal splits (`netlink_rcv_skb()`).
+    pub fn is_atomic(&self) -> bool {
+        self.stage == Stage::Flip
+    }
+}
+
+/// What leads from a state of the host to the target.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The steps, in their order.
+    pub steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Adds operations at the end; nothing where there are none.
+    pub(super) fn push(&mut self, stage: Stage, ops: Vec<Op>) {
+        if !ops.is_empty() {
+            self.steps.push(Step { stage, ops });
+        }
+    }
+
+    /// Whether the target is reached.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Every operation, in order.
+    pub fn ops(&self) -> impl Iterator<Item = &Op> {
+        self.steps.iter().flat_map(|step| &step.ops)
+    }
+}

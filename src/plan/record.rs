@@ -1,0 +1,120 @@
+//! What vmbr wrote down before it changed a host: how to go back.
+
+use macaddr::MacAddr6;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{HostState, IfName, Network};
+
+use super::{Bridge, Holder, Target};
+
+/// Version of the record's form. The one before is readable.
+pub const VERSION: u32 = 1;
+
+/// How far a change has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Progress {
+    /// Begun, not ended: the host may be between two states.
+    Changing,
+    /// The bridge carries the network.
+    Settled,
+}
+
+/// The uplink as it was before it became a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// Its name.
+    pub name: IfName,
+    /// The kernel's number for it: another NIC behind the name has another.
+    pub index: u32,
+    /// Its MAC.
+    pub mac: MacAddr6,
+    /// Whether it was set up.
+    pub up: bool,
+}
+
+/// The record of a bridge that vmbr made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`VERSION`] at the time of writing.
+    pub version: u32,
+    /// The boot and the network namespace that the record is of.
+    pub namespace: String,
+    /// How far the change has come.
+    pub progress: Progress,
+    /// Seconds since 1970 at the last change.
+    pub time: u64,
+    /// The uplink.
+    pub uplink: Uplink,
+    /// The bridge.
+    pub bridge: Bridge,
+    /// What the uplink carried before.
+    pub before: Network,
+}
+
+impl Record {
+    /// The record of a change from `live`, where `uplink` carries the network,
+    /// to a bridge `name`. None where the uplink is no device with a MAC.
+    pub fn of(live: &HostState, uplink: &IfName, name: &IfName, namespace: &str, time: u64) -> Option<Self> {
+        let link = live.link(uplink)?;
+        let mac = link.mac?;
+        Some(Self {
+            version: VERSION,
+            namespace: namespace.to_owned(),
+            progress: Progress::Changing,
+            time,
+            uplink: Uplink {
+                name: uplink.clone(),
+                index: link.index,
+                mac,
+                up: link.up,
+            },
+            bridge: Bridge {
+                name: name.clone(),
+                mac,
+                mtu: link.mtu,
+            },
+            before: Network::of(live, uplink),
+        })
+    }
+
+    /// The bridge carries what the uplink carried.
+    pub fn bridged(&self) -> Target {
+        let network = self.before.moved_to(&self.bridge.name);
+        Target {
+            holder: Holder::Bridge,
+            uplink_up: true,
+            ..self.with(network)
+        }
+    }
+
+    /// The uplink carries what it carried before.
+    pub fn restored(&self) -> Target {
+        self.with(self.before.clone())
+    }
+
+    /// The uplink carries what the bridge carries in `live`; order and
+    /// settings are those of before.
+    pub fn returned(&self, live: &HostState) -> Target {
+        let now = Network::of(live, &self.bridge.name).moved_to(&self.uplink.name);
+        let mut network = now.ordered_as(&self.before);
+        network.sysctls = self.before.sysctls.clone();
+        self.with(network)
+    }
+
+    /// Whether the uplink of `live` is the one that the record is of.
+    pub fn is_of(&self, live: &HostState) -> bool {
+        live.link(&self.uplink.name)
+            .is_some_and(|link| link.index == self.uplink.index)
+    }
+
+    fn with(&self, network: Network) -> Target {
+        Target {
+            uplink: self.uplink.name.clone(),
+            uplink_up: self.uplink.up,
+            bridge: self.bridge.clone(),
+            holder: Holder::Uplink,
+            network,
+        }
+    }
+}
