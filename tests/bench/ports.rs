@@ -7,9 +7,12 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::unistd::Uid;
 use serde_json::Value;
+use vmbr::model::IfName;
+use vmbr::netlink::ports;
 
-use crate::lab::{Lab, Migration, Outcome, Programs, host, run, text};
+use crate::lab::{Lab, Migration, Outcome, Programs, host, in_namespace, run, text};
 use crate::report::{Key, Report};
 
 const PORTS: usize = 1000;
@@ -26,11 +29,17 @@ pub fn measure(programs: &Programs, runs: usize, report: &mut Report) -> Outcome
         metric,
     };
     for turn in 1..=runs {
-        for contestant in [BATCH] {
+        for contestant in [BATCH, OURS] {
             let lab = with_bridge(programs)?;
-            let made = timed(|| batch(made_by))?;
+            let made = timed(|| if contestant == OURS { add() } else { batch(made_by) })?;
             expect_ports(PORTS)?;
-            let removed = timed(|| batch(removed_by))?;
+            let removed = timed(|| {
+                if contestant == OURS {
+                    remove()
+                } else {
+                    batch(removed_by)
+                }
+            })?;
             expect_ports(0)?;
             eprintln!("bench: ports: {turn}/{runs}, {contestant}: made {made:?}, removed {removed:?}");
             report.add(key(contestant, "made s"), made.as_secs_f64());
@@ -89,6 +98,25 @@ fn timed(work: impl FnOnce() -> Outcome<()>) -> Outcome<Duration> {
     let began = Instant::now();
     work()?;
     Ok(began.elapsed())
+}
+
+fn names() -> impl Iterator<Item = String> {
+    (0..PORTS).map(|number| format!("bench{number}"))
+}
+
+fn add() -> Outcome<()> {
+    let names = names()
+        .map(|name| name.parse())
+        .collect::<Result<Vec<IfName>, _>>()?;
+    let bridge = "br0".parse()?;
+    in_namespace("host", || Ok(ports::add_taps(&names, &bridge, Uid::from_raw(0))?))
+}
+
+fn remove() -> Outcome<()> {
+    let names = names()
+        .map(|name| name.parse())
+        .collect::<Result<Vec<IfName>, _>>()?;
+    in_namespace("host", || Ok(ports::remove(&names)?))
 }
 
 fn made_by(name: &str) -> String {
