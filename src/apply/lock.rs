@@ -64,16 +64,17 @@ pub fn take(identity: &str) -> Result<Lock, LockError> {
     }
 }
 
-/// Whether a vmbr is at work in the namespace now. Without the right to look,
-/// the answer is no.
-pub fn is_held(identity: &str) -> bool {
-    let Ok(file) = File::open(Path::new(RUN_DIR).join(format!("{identity}.lock"))) else {
-        return false;
-    };
-    matches!(
-        Flock::lock(file, FlockArg::LockSharedNonblock),
-        Err((_, Errno::EWOULDBLOCK))
-    )
+/// Whether a vmbr is at work in the namespace now; none where only root may
+/// know.
+pub fn is_held(identity: &str) -> Option<bool> {
+    match File::open(Path::new(RUN_DIR).join(format!("{identity}.lock"))) {
+        Ok(file) => Some(matches!(
+            Flock::lock(file, FlockArg::LockSharedNonblock),
+            Err((_, Errno::EWOULDBLOCK))
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// Makes a directory that others can read and only its maker can change; one

@@ -6,6 +6,7 @@ mod change;
 mod down;
 mod generate;
 pub mod outcome;
+mod owners;
 mod picture;
 mod status;
 mod up;

@@ -1,7 +1,260 @@
 //! `vmbr status`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use macaddr::MacAddr6;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::apply::lock;
+use crate::model::link::Traffic;
+use crate::model::{HostState, IfName, Link};
+use crate::netlink::dump::{self, Learned};
+use crate::plan::record::Progress;
+use crate::plan::{Record, refuse};
+
 use super::args::{Args, Status};
-use super::outcome::Error;
+use super::change::Place;
+use super::outcome::{Error, print, print_json};
+use super::picture;
+
+/// The most ports that a bridge can have (`BR_MAX_PORTS`,
+/// net/bridge/br_private.h, without the one that is never used).
+const PORTS_MAX: usize = 1023;
+
+/// A bridge of the host.
+#[derive(Debug, Serialize)]
+pub struct Bridge {
+    /// Its name.
+    pub name: IfName,
+    /// Whether vmbr made it.
+    pub managed: bool,
+    /// How guests reach the network: `bridge`.
+    pub mode: &'static str,
+    /// The NIC that leads out.
+    pub uplink: Option<IfName>,
+    /// Its MAC.
+    #[serde(serialize_with = "lower_case")]
+    pub mac: Option<MacAddr6>,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+    /// Its addresses with the length of their prefix.
+    pub addresses: Vec<String>,
+    /// The gateways of its default routes.
+    pub gateways: Vec<IpAddr>,
+    /// `settled`, or `interrupted` where a change did not end, or `changing`.
+    pub state: &'static str,
+    /// When vmbr last changed it.
+    pub last_change: Option<LastChange>,
+    /// Its ports.
+    pub ports: Vec<Port>,
+    /// How many more it can have.
+    pub ports_left: usize,
+}
+
+/// The last change of a bridge by vmbr.
+#[derive(Debug, Serialize)]
+pub struct LastChange {
+    /// Seconds since 1970.
+    pub time: u64,
+}
+
+/// A port of a bridge.
+#[derive(Debug, Serialize)]
+pub struct Port {
+    /// Its name.
+    pub name: IfName,
+    /// `uplink`, `tap`, `veth` or `other`.
+    pub kind: &'static str,
+    /// What the bridge does with its frames.
+    pub state: &'static str,
+    /// The user who may attach to a TAP.
+    pub owner: Option<u32>,
+    /// The group that may attach to a TAP.
+    pub group: Option<u32>,
+    /// Queues of a TAP.
+    pub queues: Option<u32>,
+    /// Whether it reaches no other isolated port.
+    pub isolated: bool,
+    /// Its own MAC, not the guest's.
+    #[serde(serialize_with = "lower_case")]
+    pub mac: Option<MacAddr6>,
+    /// Who speaks behind it.
+    pub guests: Vec<Guest>,
+    /// Bytes since it was made, as its guest sees them.
+    pub traffic: GuestTraffic,
+}
+
+/// Who speaks behind a port.
+#[derive(Debug, Serialize)]
+pub struct Guest {
+    /// The MAC that the bridge learned.
+    #[serde(serialize_with = "lower_case")]
+    pub mac: Option<MacAddr6>,
+    /// Addresses that the host knows at that MAC.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Bytes that passed a port.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct GuestTraffic {
+    /// From the port to the bridge.
+    pub sent_bytes: u64,
+    /// From the bridge to the port.
+    pub received_bytes: u64,
+}
+
+impl From<Traffic> for GuestTraffic {
+    fn from(traffic: Traffic) -> Self {
+        Self {
+            sent_bytes: traffic.rx_bytes,
+            received_bytes: traffic.tx_bytes,
+        }
+    }
+}
+
+fn lower_case<S: serde::Serializer>(mac: &Option<MacAddr6>, serializer: S) -> Result<S::Ok, S::Error> {
+    mac.map(|mac| mac.to_string().to_lowercase())
+        .serialize(serializer)
+}
+
 /// Runs `vmbr status`.
-pub fn run(_status: &Status, _args: &Args) -> Result<(), Error> {
+pub fn run(status: &Status, args: &Args) -> Result<(), Error> {
+    let place = Place::find(args)?;
+    let (live, learned) = dump::network_and_learned().map_err(|error| Error::unreadable(&error))?;
+    let mut bridges = bridges(&live, &learned, &place);
+    if let Some(name) = &status.bridge {
+        let names: Vec<String> = bridges.iter().map(|bridge| bridge.name.to_string()).collect();
+        bridges.retain(|bridge| bridge.name == *name);
+        if bridges.is_empty() {
+            let remedy = match names.as_slice() {
+                [] => "make one: vmbr up".to_owned(),
+                names => format!("the host's bridges: {}", names.join(", ")),
+            };
+            return Err(Error::refused(format!("there is no bridge {name}"), remedy));
+        }
+    }
+    if args.json {
+        print_json(&json!({"bridges": bridges}));
+    } else if bridges.is_empty() {
+        print("No bridge. To put this host's NIC on one: vmbr up (first look with --dry-run).");
+    } else {
+        bridges.iter().for_each(|bridge| print(&picture::draw(bridge)));
+    }
     Ok(())
+}
+
+fn bridges(live: &HostState, learned: &[Learned], place: &Place) -> Vec<Bridge> {
+    let mut behind: HashMap<&IfName, Vec<MacAddr6>> = HashMap::new();
+    for entry in learned {
+        let macs = behind.entry(&entry.port).or_default();
+        if !macs.contains(&entry.mac) {
+            macs.push(entry.mac);
+        }
+    }
+    let is_bridge = |link: &&Link| link.is_kind("bridge");
+    live.links
+        .iter()
+        .filter(is_bridge)
+        .map(|link| bridge(live, link, &behind, place))
+        .collect()
+}
+
+fn bridge(live: &HostState, link: &Link, behind: &HashMap<&IfName, Vec<MacAddr6>>, place: &Place) -> Bridge {
+    let name = &link.name;
+    let record = place.records().find(|record| record.bridge.name == *name);
+    let mut known: HashMap<MacAddr6, Vec<IpAddr>> = HashMap::new();
+    for neighbour in live
+        .neighbours
+        .iter()
+        .filter(|n| n.dev == *name && n.is_resolved())
+    {
+        if let Some(mac) = neighbour.mac {
+            known.entry(mac).or_default().push(neighbour.address);
+        }
+    }
+    let ports: Vec<&Link> = live.ports_of(name).collect();
+    let uplink = uplink(&ports, record);
+    let guests = |port: &Link| {
+        let macs = behind.get(&port.name).map_or(&[][..], Vec::as_slice);
+        let guest = |mac: &MacAddr6| Guest {
+            mac: Some(*mac),
+            addresses: known.get(mac).cloned().unwrap_or_default(),
+        };
+        macs.iter().map(guest).collect()
+    };
+    let port = |port: &&Link| {
+        let is_uplink = Some(&port.name) == uplink.as_ref();
+        Port {
+            name: port.name.clone(),
+            kind: if is_uplink { "uplink" } else { kind(port) },
+            state: state_word(port),
+            owner: port.tun.as_ref().and_then(|tun| tun.owner),
+            group: port.tun.as_ref().and_then(|tun| tun.group),
+            queues: port.tun.as_ref().map(|tun| tun.queues),
+            isolated: port.port.as_ref().is_some_and(|port| port.isolated),
+            mac: port.mac,
+            // The whole LAN is behind the uplink.
+            guests: if is_uplink { Vec::new() } else { guests(port) },
+            traffic: port.traffic.into(),
+        }
+    };
+    Bridge {
+        name: name.clone(),
+        managed: record.is_some(),
+        mode: "bridge",
+        mac: link.mac,
+        mtu: link.mtu,
+        addresses: live.addresses_of(name).iter().map(ToString::to_string).collect(),
+        gateways: refuse::gateways(live, name),
+        state: record.map_or("settled", |record| progress_word(record, place)),
+        last_change: record.map(|record| LastChange { time: record.time }),
+        ports: ports.iter().map(port).collect(),
+        ports_left: PORTS_MAX.saturating_sub(ports.len()),
+        uplink,
+    }
+}
+
+/// The port that leads out: the record's, else the only one that can be a NIC.
+fn uplink(ports: &[&Link], record: Option<&Record>) -> Option<IfName> {
+    if let Some(record) = record {
+        return ports
+            .iter()
+            .find(|port| port.name == record.uplink.name)
+            .map(|port| port.name.clone());
+    }
+    let leads_out = |port: &&&Link| port.kind.is_none() || port.is_kind("bond") || port.is_kind("vlan");
+    let mut nics = ports.iter().filter(leads_out);
+    match (nics.next(), nics.next()) {
+        (Some(nic), None) => Some(nic.name.clone()),
+        _ => None,
+    }
+}
+
+fn progress_word(record: &Record, place: &Place) -> &'static str {
+    match (record.progress, lock::is_held(&place.identity)) {
+        (Progress::Settled, _) => "settled",
+        (Progress::Changing, Some(false)) => "interrupted",
+        (Progress::Changing, _) => "changing",
+    }
+}
+
+fn kind(port: &Link) -> &'static str {
+    match port.kind.as_deref() {
+        Some("tun") => "tap",
+        Some("veth") => "veth",
+        _ => "other",
+    }
+}
+
+/// `BR_STATE_*` of include/uapi/linux/if_bridge.h.
+fn state_word(port: &Link) -> &'static str {
+    match port.port.as_ref().map(|port| port.state) {
+        Some(1) => "listening",
+        Some(2) => "learning",
+        Some(3) => "forwarding",
+        Some(4) => "blocking",
+        _ => "disabled",
+    }
 }

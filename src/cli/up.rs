@@ -14,7 +14,7 @@ use crate::sys::syslog::Severity;
 use super::args::{Args, Up};
 use super::change::{self, Place};
 use super::outcome::{Error, log, print, print_json, say};
-use super::{require_privilege, warn};
+use super::{owners, require_privilege, warn};
 
 /// Runs `vmbr up`.
 pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
@@ -40,6 +40,7 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
 
     let mut refusals = refuse::up(&live, &uplink, &up.bridge);
     refusals.extend(unusable(&place, &up.bridge));
+    name_owners(&mut refusals, &live, &uplink);
     let warnings = refuse::warnings(&live, &uplink);
     let record = Record::of(&live, &uplink, &up.bridge, &place.identity, change::now());
     let Some(record) = record.filter(|_| refusals.is_empty()) else {
@@ -140,6 +141,20 @@ fn already(record: &Record, args: &Args) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+/// Says whose the macvlans are that stand in the way.
+fn name_owners(refusals: &mut [Refusal], live: &HostState, uplink: &IfName) {
+    let children: Vec<&IfName> = refuse::macvlans(live, uplink)
+        .iter()
+        .map(|link| &link.name)
+        .collect();
+    let (Some(refusal), false) = (refusals.first_mut(), children.is_empty()) else {
+        return;
+    };
+    if let Some(owner) = owners::of_macvlans(uplink, &children) {
+        refusal.message = format!("{}; it is {owner}", refusal.message);
+    }
 }
 
 fn unusable(place: &Place, bridge: &IfName) -> Option<Refusal> {

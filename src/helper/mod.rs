@@ -1,9 +1,272 @@
 //! `vmbr-helper`: makes a TAP for an unprivileged QEMU.
+//!
+//! # Theory of operation
+//!
+//! QEMU, or libvirt's session daemon, runs this program as the user, with one
+//! end of a socket pair. It answers with a TAP's descriptor and exit status 0,
+//! or with a sentence on stderr and another status. The user is the
+//! adversary: he chooses the arguments, the environment, the open
+//! descriptors, the limits, the signals and the moment. In return the program
+//! does one thing, in a straight line ([`serve`]), in these stages:
+//!
+//! 1. **Look, as the caller.** Arguments and the inherited socket are checked
+//!    before anything is opened. (Descriptors 0 to 2 are open by then: the
+//!    Rust runtime opens /dev/null for those that are not, so nothing that is
+//!    opened later can become the stdin or stderr of somebody.)
+//! 2. **Give up.** Of all capabilities CAP_NET_ADMIN alone stays, and is
+//!    merely permitted: it counts for nothing until it is raised. It came
+//!    from the file (`setcap cap_net_admin=p`) or from root. A setuid or
+//!    setgid copy is refused: it would read the ACL with rights that are not
+//!    the caller's.
+//! 3. **Decide**, as the caller: the ACL is read with his credentials, so its
+//!    files' permissions are part of the policy. Until it has allowed the
+//!    bridge, nothing is asked about any device, and every denial reads the
+//!    same to the caller; the administrator has the reason in the log.
+//! 4. **Open** what is needed, still as the caller, then close the door: the
+//!    seccomp filter leaves the few calls that stage 5 and 6 make.
+//! 5. **Act**, with CAP_NET_ADMIN raised by a guard: make the TAP, and put it
+//!    on the bridge. Then the capability is given up for good.
+//! 6. **Hand over**, as the last thing: the one way to exit status 0 is the
+//!    value [`Sent`], which only a completed sendmsg makes.
+//!
+//! Nothing is undone by hand. The TAP lives by its descriptors, so whatever
+//! ends the process before stage 6, a signal too, removes it.
+//!
+//! The environment is never read. There is one thread, no temporary file, no
+//! other program, and no state on disk.
 #![forbid(unsafe_code)]
 
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
+
+use nix::unistd::{Uid, getresgid, getresuid};
+
+use crate::model::IfName;
+use crate::sys::caps::NetAdmin;
+use crate::sys::fdpass::{ReplySocket, Sent};
+use crate::sys::netdev::{Control, IfIndex};
+use crate::sys::rtnl::{AttachedQueues, Rtnl};
+use crate::sys::seccomp::{self, Open};
+use crate::sys::syslog::{Facility, Log, Severity};
+use crate::sys::tap::{Tap, TapFeatures, TapName, Tun};
+
+pub mod acl;
+pub mod args;
+mod failure;
+
+use args::{Command, Request};
+use failure::Failure;
+
+/// The MTU in bytes that the kernel gives a new TAP (`ETH_DATA_LEN`).
+const NEW_TAP_MTU: i32 = 1500;
+
+/// How the program ends well.
+enum Done {
+    /// The descriptors were handed over.
+    Gave(Sent),
+    /// It was asked for this text by hand, and for nothing else.
+    Told(String),
+}
 
 /// Runs the helper.
 pub fn main() -> ExitCode {
-    ExitCode::from(1)
+    // A panic is a defect. Its message would be for whoever can cause it, and
+    // the standard one reads the environment.
+    std::panic::set_hook(Box::new(|_| {}));
+    // stderr and stdout may be closed, full, or pipes that nobody reads: what
+    // cannot be said there does not change the outcome.
+    match run() {
+        Ok(Done::Gave(Sent { .. })) => ExitCode::SUCCESS,
+        Ok(Done::Told(text)) => match std::io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(failure) => {
+            let text = format!("vmbr-helper: {}\n", failure.told());
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn run() -> Result<Done, Failure> {
+    let request = match args::parse(std::env::args_os().skip(1)).map_err(Failure::Usage)? {
+        Command::Give(request) => request,
+        Command::Help => return Ok(Done::Told(args::USAGE.to_owned())),
+        Command::Version => return Ok(Done::Told(format!("vmbr-helper {}\n", env!("CARGO_PKG_VERSION")))),
+    };
+    let reply = ReplySocket::inherited(request.fd).map_err(|why| Failure::no_socket(request.fd, why))?;
+    let caller = getresuid().map_err(|e| Failure::refused("cannot ask for the user", e.into()))?;
+    // A host without a log daemon must still be able to start guests.
+    let log = Log::connect(Facility::AuthPriv, "vmbr-helper").ok();
+    let tell = |severity, text: &str| {
+        if let Some(log) = &log {
+            let _ = log.send(
+                severity,
+                &format!("uid {}, bridge {}: {text}", caller.real, request.bridge),
+            );
+        }
+    };
+
+    let served = serve(&request, reply, caller.real, log.as_ref(), |text| {
+        tell(Severity::Info, text)
+    });
+    if let Err(failure) = &served {
+        tell(failure.severity(), &failure.logged());
+    }
+    served.map(Done::Gave)
+}
+
+/// Stages 2 to 6, in a straight line.
+fn serve(
+    request: &Request,
+    reply: ReplySocket,
+    caller: Uid,
+    log: Option<&Log>,
+    tell: impl FnOnce(&str),
+) -> Result<Sent, Failure> {
+    // Stage 2: give up.
+    refuse_setuid(caller)?;
+    let privilege = NetAdmin::keep_only().map_err(Failure::no_capability)?;
+
+    // Stage 3: decide.
+    let allowed_by = acl::check(&request.bridge).map_err(Failure::Denied)?;
+
+    // Stage 4: open, and close the door.
+    let mut tuns = Vec::with_capacity(request.queues as usize);
+    for _ in 0..request.queues {
+        tuns.push(Tun::open().map_err(Failure::no_tun)?);
+    }
+    let control = Control::open().map_err(|e| Failure::refused("cannot make a socket", e))?;
+    let rtnl = if request.isolated || request.queues > 1 {
+        // rtnetlink obeys a sender who has the capability on a socket that
+        // was opened with it; neither is enough alone.
+        let _raised = privilege.raise().map_err(Failure::no_capability)?;
+        Some(Rtnl::open().map_err(|e| Failure::refused("cannot open rtnetlink", e))?)
+    } else {
+        None
+    };
+    let open = Open {
+        reply: reply.as_fd(),
+        log: log.map(AsFd::as_fd),
+        rtnl: rtnl.as_ref().map(AsFd::as_fd),
+    };
+    seccomp::confine(&open).map_err(Failure::no_filter)?;
+
+    // Stage 5: act.
+    let raised = privilege.raise().map_err(Failure::no_capability)?;
+    let (tap, queues) = make_port(request, caller, tuns, &control, rtnl.as_ref())?;
+    drop(raised);
+    privilege.give_up().map_err(Failure::no_capability)?;
+
+    // Stage 6: hand over.
+    tell(&format!("hands over {} (allowed by {allowed_by})", tap.name()));
+    let mut descriptors: Vec<BorrowedFd<'_>> = vec![tap.as_fd()];
+    descriptors.extend(queues.iter().map(AsFd::as_fd));
+    reply
+        .send(&descriptors)
+        .map_err(|e| Failure::failed("cannot send the descriptor", e))
+}
+
+/// Refuses to run with other ids than the caller's.
+fn refuse_setuid(caller: Uid) -> Result<(), Failure> {
+    let users = getresuid().map_err(|e| Failure::refused("cannot ask for the user", e.into()))?;
+    let groups = getresgid().map_err(|e| Failure::refused("cannot ask for the group", e.into()))?;
+    let same_user = users.effective == caller && users.saved == caller;
+    let same_group = groups.effective == groups.real && groups.saved == groups.real;
+    if same_user && same_group {
+        Ok(())
+    } else {
+        Err(Failure::setuid())
+    }
+}
+
+/// Makes the TAP and puts it on the bridge, as qemu-bridge-helper would: the
+/// first descriptor is the TAP itself, the others are its further queues.
+fn make_port(
+    request: &Request,
+    caller: Uid,
+    tuns: Vec<Tun>,
+    control: &Control,
+    rtnl: Option<&Rtnl>,
+) -> Result<(Tap, Vec<OwnedFd>), Failure> {
+    let bridge = &request.bridge;
+    match control.is_bridge(bridge) {
+        Ok(true) => {}
+        Ok(false) => return Err(Failure::not_a_bridge(bridge)),
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Err(Failure::no_bridge(bridge)),
+        Err(e) => return Err(Failure::refused(&format!("cannot ask about {bridge}"), e)),
+    }
+    let mtu = control
+        .mtu(bridge)
+        .map_err(|e| Failure::failed(&format!("cannot read the MTU of {bridge}"), e))?;
+
+    let features = TapFeatures {
+        vnet_hdr: request.vnet_hdr,
+        multi_queue: request.queues > 1,
+    };
+    let mut tuns = tuns.into_iter();
+    let first = tuns.next().ok_or_else(Failure::no_queue)?;
+    let tap =
+        Tap::create(first, TapName::Any, features).map_err(|e| Failure::failed("cannot make a TAP", e))?;
+    let name = tap.name().clone();
+    let about = |doing: &str| format!("cannot {doing} {name}");
+
+    // From here on nobody but the caller can attach to it.
+    tap.set_owner(caller)
+        .map_err(|e| Failure::failed(&about("set the owner of"), e))?;
+    let mut queues = Vec::with_capacity(tuns.len());
+    for tun in tuns {
+        queues.push(
+            tap.add_queue(tun)
+                .map_err(|e| Failure::failed(&about("add a queue to"), e))?,
+        );
+    }
+    let index = control
+        .index(&name)
+        .map_err(|e| Failure::failed(&about("find"), e))?;
+    if let Some(rtnl) = rtnl.filter(|_| features.multi_queue) {
+        refuse_strangers(rtnl, index, request.queues, &name)?;
+    }
+
+    tap.raise_mac()
+        .map_err(|e| Failure::failed(&about("set the MAC of"), e))?;
+    // Before it joins, else the bridge's own MTU could follow it.
+    if mtu != NEW_TAP_MTU {
+        control
+            .set_mtu(&name, mtu)
+            .map_err(|e| Failure::failed(&about("set the MTU of"), e))?;
+    }
+    control
+        .bridge_add(bridge, index)
+        .map_err(|e| Failure::not_joined(&name, bridge, e))?;
+    // While it is down: no frame has passed yet.
+    if let Some(rtnl) = rtnl.filter(|_| request.isolated) {
+        rtnl.isolate(index)
+            .map_err(|e| Failure::failed(&about("isolate"), e))?;
+    }
+    control
+        .set_up(&name)
+        .map_err(|e| Failure::failed(&about("set up"), e))?;
+    Ok((tap, queues))
+}
+
+/// Between the making of a TAP with many queues and the setting of its owner
+/// anyone may attach to it: whoever did would hear the guest's network. Its
+/// queues must be ours and no more.
+fn refuse_strangers(rtnl: &Rtnl, index: IfIndex, ours: u32, name: &IfName) -> Result<(), Failure> {
+    let attached = rtnl
+        .attached_queues(index)
+        .map_err(|e| Failure::failed(&format!("cannot count the queues of {name}"), e))?;
+    if attached
+        == (AttachedQueues {
+            enabled: ours,
+            disabled: 0,
+        })
+    {
+        Ok(())
+    } else {
+        Err(Failure::strangers(name))
+    }
 }

@@ -1,12 +1,16 @@
 //! The kernel's network as a value.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::pin::pin;
 
 use futures_util::{Stream, StreamExt};
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::RouteMessage;
 use rtnetlink::{Handle, IpVersion};
+
+use macaddr::MacAddr6;
 
 use crate::model::{HostState, IfName, Link};
 
@@ -76,9 +80,58 @@ pub fn network() -> io::Result<HostState> {
             let messages = collect("neighbours", request.execute()).await?;
             state
                 .neighbours
-                .extend(messages.iter().filter_map(|m| read::neighbour(m, &names)));
+                .extend(messages.iter().filter_map(|m| read::neighbour_entry(m, &names)));
         }
         Ok(state)
+    })
+}
+
+/// What a bridge learned on one of its ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Learned {
+    /// The port.
+    pub port: IfName,
+    /// The MAC that speaks behind it.
+    pub mac: MacAddr6,
+}
+
+/// Reads the namespace as [`network`] does, and the MACs that its bridges
+/// learned (`bridge fdb`).
+///
+/// # Errors
+/// As of [`snapshot`].
+pub fn network_and_learned() -> io::Result<(HostState, Vec<Learned>)> {
+    let state = network()?;
+    let mut names = Names::default();
+    for link in &state.links {
+        names.insert(link.index, link.name.clone());
+    }
+    let learned = with_handle(async |handle| {
+        let request = handle
+            .neighbours()
+            .get()
+            .set_address_family(AddressFamily::Bridge);
+        let messages = collect("bridges' tables", request.execute()).await?;
+        Ok(messages.iter().filter_map(|m| read::learned(m, &names)).collect())
+    })?;
+    Ok((state, learned))
+}
+
+/// The device groups that are in use.
+///
+/// # Errors
+/// As of [`snapshot`].
+pub(super) fn groups() -> io::Result<BTreeSet<u32>> {
+    with_handle(async |handle| {
+        let messages = collect("devices", handle.link().get().execute()).await?;
+        let groups = messages
+            .iter()
+            .flat_map(|m| &m.attributes)
+            .filter_map(|a| match a {
+                LinkAttribute::Group(group) => Some(*group),
+                _ => None,
+            });
+        Ok(groups.collect())
     })
 }
 

@@ -21,7 +21,10 @@ use crate::model::route::RouteMetric;
 use crate::model::rule::RuleHeader;
 use crate::model::{
     Address, Family, Hop, IfName, Label, Link, Neighbour, Prefix, RawAttribute, Route, Rule, address,
+    neighbour,
 };
+
+use super::dump::Learned;
 
 /// The names of a namespace's devices by number.
 #[derive(Debug, Default)]
@@ -367,7 +370,7 @@ pub fn rule(message: &RuleMessage) -> Option<Rule> {
 }
 
 /// A neighbour; none for an entry of a bridge's table.
-pub fn neighbour(message: &NeighbourMessage, names: &Names) -> Option<Neighbour> {
+pub fn neighbour_entry(message: &NeighbourMessage, names: &Names) -> Option<Neighbour> {
     let dev = names.get(message.header.ifindex)?.clone();
     let (mut ip, mut mac) = (None, None);
     for attribute in &message.attributes {
@@ -385,4 +388,17 @@ pub fn neighbour(message: &NeighbourMessage, names: &Names) -> Option<Neighbour>
         state: message.header.state.into(),
         flags: message.header.flags.bits(),
     })
+}
+
+/// An entry of a bridge's table that it learned by itself; none for one that
+/// someone set, the ports' own among them.
+pub fn learned(message: &NeighbourMessage, names: &Names) -> Option<Learned> {
+    let state: u16 = message.header.state.into();
+    let set = state & (neighbour::state::PERMANENT | neighbour::state::NOARP) != 0;
+    let mac = message.attributes.iter().find_map(|a| match a {
+        NeighbourAttribute::LinkLayerAddress(bytes) => six(bytes),
+        _ => None,
+    })?;
+    let port = names.get(message.header.ifindex)?.clone();
+    (!set).then_some(Learned { port, mac })
 }

@@ -1,12 +1,12 @@
 //! Operations as the commands of iproute2 that a person would type.
 
 use std::fmt::{self, Write};
-use std::net::IpAddr;
 
 use crate::model::address::{FOREVER, Label, flag, scope};
 use crate::model::route::{METRIC_USER_V6, RouteMetric, kind, protocol, table};
 use crate::model::{Address, Family, Hop, Neighbour, RawAttribute, Route, Rule, neighbour};
 
+use super::rule_text::rule_text;
 use super::{Op, Plan};
 
 /// A line of a dry run.
@@ -76,6 +76,7 @@ impl Op {
             )),
             Op::DeleteAddress { dev, address } => Some(format!("ip address del {address} dev {dev}")),
             Op::AppendRoute(route) => Some(route_command("append", route, &mut unsaid)),
+            Op::PrependRoute(route) => Some(route_command("prepend", route, &mut unsaid)),
             Op::DeleteRoute(route) => Some(route_command("del", route, &mut Vec::new())),
             Op::SetNeighbour(n) => Some(format!("ip neighbour replace {}", neighbour_text(n))),
             Op::DeleteNeighbour(n) => {
@@ -245,11 +246,11 @@ fn route_command(verb: &str, route: &Route, unsaid: &mut Vec<String>) -> String 
     if let Some(source) = route.prefsrc {
         let _ = write!(text, " src {source}");
     }
-    if route.metric != 0 && !(v6 && route.metric == METRIC_USER_V6 && verb == "append") {
+    if route.metric != 0 && !(v6 && route.metric == METRIC_USER_V6 && verb != "del") {
         let _ = write!(text, " metric {}", route.metric);
     }
     metrics_text(&mut text, &route.metrics, unsaid);
-    if verb == "append" {
+    if verb != "del" {
         if let Some(seconds) = route.expires {
             let _ = write!(text, " expires {seconds}");
         }
@@ -268,7 +269,7 @@ fn route_command(verb: &str, route: &Route, unsaid: &mut Vec<String>) -> String 
     text
 }
 
-fn unsaid_attribute(object: &str, raw: &RawAttribute) -> String {
+pub(super) fn unsaid_attribute(object: &str, raw: &RawAttribute) -> String {
     format!(
         "not in the command: the {object}'s netlink attribute {} ({} bytes)",
         raw.kind & 0x3fff,
@@ -306,7 +307,7 @@ fn kind_word(number: u8) -> Option<String> {
     })
 }
 
-fn protocol_text(number: u8) -> String {
+pub(super) fn protocol_text(number: u8) -> String {
     match number {
         protocol::KERNEL => "kernel".into(),
         3 => "boot".into(),
@@ -393,113 +394,4 @@ fn rule_command(verb: &str, rule: &Rule, unsaid: &mut Vec<String>) -> String {
         if rule.family == Family::V6 { "-6 " } else { "" },
         rule_text(rule, unsaid)
     )
-}
-
-/// A rule in the words of `ip rule`; what it has no word for goes to `unsaid`.
-pub fn rule_text(rule: &Rule, unsaid: &mut Vec<String>) -> String {
-    let mut text = String::new();
-    // FIB_RULE_INVERT
-    if rule.header.flags & 2 != 0 {
-        text.push_str("not ");
-    }
-    let number = |raw: &RawAttribute| {
-        raw.value
-            .first_chunk::<4>()
-            .map(|b| u32::from_ne_bytes(*b))
-            .unwrap_or(0)
-    };
-    let short = |raw: &RawAttribute, at: usize| {
-        raw.value
-            .get(at..at + 2)
-            .and_then(|b| b.first_chunk::<2>())
-            .map_or(0, |b| u16::from_ne_bytes(*b))
-    };
-    let find = |kind: u16| rule.rest.iter().find(|raw| raw.kind == kind);
-    let block = |raw: Option<&RawAttribute>, len: u8| match raw.and_then(|raw| ip_of(&raw.value)) {
-        Some(ip) => format!("{ip}/{len}"),
-        None => "all".to_owned(),
-    };
-    let _ = write!(
-        text,
-        "from {} to {}",
-        block(find(2), rule.header.src_len),
-        block(find(1), rule.header.dst_len)
-    );
-    let _ = write!(text, " priority {}", rule.priority);
-    if let Some(name) = &rule.iif {
-        let _ = write!(text, " iif {name}");
-    }
-    if let Some(name) = &rule.oif {
-        let _ = write!(text, " oif {name}");
-    }
-    if rule.header.tos != 0 {
-        let _ = write!(text, " tos 0x{:02x}", rule.header.tos);
-    }
-    let mut number_of_table = u32::from(rule.header.table);
-    for raw in &rule.rest {
-        // FRA_* of include/uapi/linux/fib_rules.h.
-        match raw.kind {
-            1 | 2 | 4 | 16 => {}
-            10 => {
-                let mask = find(16).map_or(u32::MAX, number);
-                let _ = write!(text, " fwmark 0x{:x}/0x{mask:x}", number(raw));
-            }
-            13 if number(raw) == u32::MAX => {}
-            14 if number(raw) == u32::MAX => {}
-            13 => {
-                let _ = write!(text, " suppress_ifgroup {}", number(raw));
-            }
-            14 => {
-                let _ = write!(text, " suppress_prefixlength {}", number(raw));
-            }
-            15 => number_of_table = number(raw),
-            19 => {
-                if raw.value.first() == Some(&1) {
-                    text.push_str(" l3mdev");
-                }
-            }
-            20 => {
-                let end = raw.value.get(4..8).and_then(|b| b.first_chunk::<4>());
-                let end = end.map_or(u32::MAX, |b| u32::from_ne_bytes(*b));
-                let _ = write!(text, " uidrange {}-{end}", number(raw));
-            }
-            21 => {
-                if let Some(number) = raw.value.first().filter(|number| **number != 0) {
-                    let _ = write!(text, " protocol {}", protocol_text(*number));
-                }
-            }
-            22 => {
-                let _ = write!(text, " ipproto {}", raw.value.first().copied().unwrap_or(0));
-            }
-            23 => {
-                let _ = write!(text, " sport {}-{}", short(raw, 0), short(raw, 2));
-            }
-            24 => {
-                let _ = write!(text, " dport {}-{}", short(raw, 0), short(raw, 2));
-            }
-            _ => unsaid.push(unsaid_attribute("rule", raw)),
-        }
-    }
-    match rule.header.action {
-        1 => {
-            let _ = write!(text, " table {number_of_table}");
-        }
-        2 => {
-            let _ = write!(text, " goto {}", find(4).map_or(0, number));
-        }
-        3 => text.push_str(" nop"),
-        6 => text.push_str(" type blackhole"),
-        7 => text.push_str(" type unreachable"),
-        8 => text.push_str(" type prohibit"),
-        other => unsaid.push(format!("not in the command: the rule's action {other}")),
-    }
-    text
-}
-
-fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => bytes.first_chunk::<4>().map(|b| IpAddr::from(*b)),
-        16 => bytes.first_chunk::<16>().map(|b| IpAddr::from(*b)),
-        _ => None,
-    }
 }

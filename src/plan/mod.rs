@@ -27,11 +27,12 @@ mod command;
 mod op;
 pub mod record;
 pub mod refuse;
+mod rule_text;
 mod steps;
 mod target;
 pub mod verify;
 
-pub use command::{Command, rule_text};
+pub use command::Command;
 pub use op::{Op, Plan, Stage, Step};
 pub use record::Record;
 pub use refuse::Refusal;

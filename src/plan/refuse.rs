@@ -142,16 +142,7 @@ fn unfit(live: &HostState, link: &Link) -> Option<Refusal> {
                 .into(),
         );
     }
-    let children: Vec<&Link> = live
-        .links
-        .iter()
-        .filter(|l| l.lower.as_ref() == Some(name))
-        .filter(|l| {
-            ["macvlan", "macvtap", "ipvlan", "ipvtap"]
-                .iter()
-                .any(|kind| l.is_kind(kind))
-        })
-        .collect();
+    let children = macvlans(live, name);
     if let Some(child) = children.first() {
         let kind = child.kind.as_deref().unwrap_or_default();
         let list: Vec<&str> = children.iter().map(|l| l.name.as_str()).collect();
@@ -164,6 +155,14 @@ fn unfit(live: &HostState, link: &Link) -> Option<Refusal> {
         );
     }
     None
+}
+
+/// The macvlans and ipvlans on a device, as far as they are in its namespace.
+pub fn macvlans<'a>(live: &'a HostState, name: &IfName) -> Vec<&'a Link> {
+    let kinds = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
+    let on_it =
+        |link: &&Link| link.lower.as_ref() == Some(name) && kinds.iter().any(|kind| link.is_kind(kind));
+    live.links.iter().filter(on_it).collect()
 }
 
 /// What stands in the way of putting `uplink` on a new bridge `bridge`; empty

@@ -1,9 +1,11 @@
 //! The planner.
 
+mod prepare;
+mod settle;
+
 use crate::model::address::flag;
-use crate::model::network::Sysctls;
 use crate::model::route::protocol;
-use crate::model::{Address, Family, HostState, IfName, Neighbour, Network, Route, neighbour};
+use crate::model::{Address, Family, HostState, IfName, Network, Route};
 
 use super::{Holder, Op, Plan, Stage, Target, is_prefix_route, prefix_routes};
 
@@ -118,145 +120,6 @@ impl<'a> Planner<'a> {
             .filter(move |a| a.family() == family)
     }
 
-    /// The holder itself: there, with its settings, up.
-    fn device(&self) -> Vec<Op> {
-        let mut ops = Vec::new();
-        let dev = || self.holder.clone();
-        let link = self.live.link(self.holder);
-        if self.target.holder == Holder::Bridge {
-            let bridge = &self.target.bridge;
-            match link {
-                None => ops.push(Op::CreateBridge {
-                    name: dev(),
-                    mac: bridge.mac,
-                }),
-                Some(link) if link.mac != Some(bridge.mac) => {
-                    ops.push(Op::SetMac {
-                        dev: dev(),
-                        mac: bridge.mac,
-                    });
-                }
-                Some(_) => {}
-            }
-            if link.is_none_or(|link| link.mtu != bridge.mtu) {
-                ops.push(Op::SetMtu {
-                    dev: dev(),
-                    mtu: bridge.mtu,
-                });
-            }
-        }
-        let current = self.current_sysctls();
-        ops.extend(self.write_sysctls(&current, &self.passing_sysctls()));
-        if self.moving && self.target.holder == Holder::Uplink && self.strict_rp_filter(self.other.as_str()) {
-            ops.push(self.sysctl(self.other, RP_FILTER, RP_LOOSE));
-        }
-        let up = self.target.holder == Holder::Bridge || self.target.uplink_up;
-        if up && link.is_none_or(|link| !link.up) {
-            ops.push(Op::SetUp { dev: dev(), up: true });
-        }
-        ops
-    }
-
-    /// The holder's settings now: those of `default` while it does not exist.
-    fn current_sysctls(&self) -> Sysctls {
-        if self.exists(self.holder) {
-            return self.have.sysctls.clone();
-        }
-        let mut sysctls = self.live.sysctls.get("default").cloned().unwrap_or_default();
-        sysctls.insert(MTU_V6.to_owned(), self.target.bridge.mtu.to_string());
-        sysctls
-    }
-
-    /// The target's settings, with what must differ on the way: no link-local
-    /// address of the kernel's own making, and no strict check of the way
-    /// back, which would drop what arrives before the routes have flipped.
-    fn passing_sysctls(&self) -> Sysctls {
-        let mut sysctls = self.target.network.sysctls.clone();
-        if self.moving {
-            if let Some(mode) = sysctls.get_mut(ADDR_GEN_MODE) {
-                ADDR_GEN_NONE.clone_into(mode);
-            }
-            let all = self.live.sysctl("all", RP_FILTER) == Some(RP_STRICT);
-            if let Some(filter) = sysctls.get_mut(RP_FILTER)
-                && (filter == RP_STRICT || (all && filter == "0"))
-            {
-                RP_LOOSE.clone_into(filter);
-            }
-        }
-        sysctls
-    }
-
-    /// Whether the kernel's effective value, the larger of `all` and the
-    /// device's, is the strict one.
-    fn strict_rp_filter(&self, dev: &str) -> bool {
-        let value = |name| self.live.sysctl(name, RP_FILTER).unwrap_or("0");
-        value("all").max(value(dev)) == RP_STRICT
-    }
-
-    fn sysctl(&self, dev: &IfName, key: &str, value: &str) -> Op {
-        Op::SetSysctl {
-            dev: dev.clone(),
-            key: key.to_owned(),
-            value: value.to_owned(),
-        }
-    }
-
-    /// Writes to the holder what differs. The order matters: with IPv6
-    /// disabled nothing else of it takes effect, and the stable secret sets
-    /// the mode of address generation.
-    fn write_sysctls(&self, from: &Sysctls, to: &Sysctls) -> Vec<Op> {
-        let rank = |key: &str| match key {
-            "ipv6/conf/disable_ipv6" => 0,
-            "ipv6/conf/stable_secret" => 1,
-            ADDR_GEN_MODE => 3,
-            _ => 2,
-        };
-        let mut differing: Vec<_> = to
-            .iter()
-            .filter(|(key, value)| from.get(*key) != Some(*value))
-            .collect();
-        differing.sort_by_key(|(key, _)| rank(key));
-        differing
-            .into_iter()
-            .map(|(key, value)| self.sysctl(self.holder, key, value))
-            .collect()
-    }
-
-    /// Addresses that the holder lacks. The kernel puts a new IPv4 address
-    /// behind the others and a new IPv6 one in front of those of its scope
-    /// (`ipv6_link_dev_addr()`), so that IPv6's go in from the last.
-    fn addresses(&self) -> Vec<Op> {
-        let missing = |wanted: &&Address| !self.have.addresses.iter().any(|a| a.same_key(wanted));
-        let add = |address: Address| Op::AddAddress {
-            dev: self.holder.clone(),
-            address,
-        };
-        let v4 = self.wanted(Family::V4).filter(missing).cloned();
-        let v6 = self.wanted(Family::V6).rev().filter(missing).map(passing_form);
-        let mut ops: Vec<Op> = v4.chain(v6).map(add).collect();
-        // Prefix routes that someone had removed come back with the address.
-        let added = self.wanted(Family::V4).filter(missing);
-        ops.extend(self.unwanted_prefix_routes(added));
-        ops
-    }
-
-    /// Removes the routes that the kernel makes with `addresses` and the
-    /// target does not have.
-    fn unwanted_prefix_routes<'b>(&self, addresses: impl Iterator<Item = &'b Address>) -> Vec<Op> {
-        let up = self.target.holder == Holder::Bridge || self.target.uplink_up;
-        let wanted = |made: &Route| {
-            let same = |r: &Route| r.same_slot(made) && r.protocol == protocol::KERNEL;
-            self.target.network.routes.iter().any(same)
-        };
-        let mut routes: Vec<Route> = Vec::new();
-        for made in addresses.flat_map(|a| prefix_routes(a, self.holder)) {
-            if up && !wanted(&made) && !routes.iter().any(|r| r.same_slot(&made)) {
-                routes.push(made);
-            }
-        }
-        routes.into_iter().map(Op::DeleteRoute).collect()
-    }
-
     /// The IPv6 routes that need a shadow.
     fn shadows(&self) -> Vec<Shadow<'a>> {
         let mut taken: Vec<Route> = self
@@ -305,28 +168,6 @@ impl<'a> Planner<'a> {
         shadows
     }
 
-    /// Routes that the holder lacks: those on the link before those by a
-    /// gateway, which must be on the link.
-    fn routes(&self, shadows: &[Shadow]) -> Vec<Op> {
-        let mut routes = Vec::new();
-        for route in self
-            .target
-            .network
-            .routes
-            .iter()
-            .filter(|r| !self.comes_with_new_address_v4(r))
-        {
-            match shadows.iter().find(|s| std::ptr::eq(s.route, route)) {
-                Some(shadow) if shadow.must_add => routes.push(shadow.copy.clone()),
-                Some(_) => {}
-                None if self.have.routes.iter().any(|r| r.same(route)) => {}
-                None => routes.push(route.clone()),
-            }
-        }
-        routes.sort_by_key(by_gateway);
-        routes.into_iter().map(Op::AppendRoute).collect()
-    }
-
     /// Whether the kernel makes the route with an address that the holder
     /// still lacks.
     fn comes_with_new_address_v4(&self, route: &Route) -> bool {
@@ -338,48 +179,6 @@ impl<'a> Planner<'a> {
 
     fn comes_with_address_v6(&self, route: &Route) -> bool {
         self.wanted(Family::V6).any(|a| is_prefix_route(route, a))
-    }
-
-    /// Neighbours that the holder lacks. What the other has resolved is
-    /// handed on as reachable: nothing stalls for an answer to a question.
-    fn neighbours(&self) -> Vec<Op> {
-        let mut ops = Vec::new();
-        for wanted in &self.target.network.neighbours {
-            let known = self
-                .have
-                .neighbours
-                .iter()
-                .find(|n| n.address == wanted.address && n.is_proxy() == wanted.is_proxy());
-            let seed = if wanted.is_configured() {
-                if known == Some(wanted) {
-                    continue;
-                } else {
-                    wanted.clone()
-                }
-            } else if !self.moving || known.is_some_and(|k| k.is_configured() || is_fresh(k, wanted)) {
-                continue;
-            } else {
-                let flags = wanted.flags & neighbour::flag::ROUTER;
-                Neighbour {
-                    state: neighbour::state::REACHABLE,
-                    flags,
-                    ..wanted.clone()
-                }
-            };
-            ops.push(Op::SetNeighbour(seed));
-        }
-        ops
-    }
-
-    /// Rules that name the holder. The other's stay until the flip.
-    fn rules(&self) -> Vec<Op> {
-        let wanted = &self.target.network.rules;
-        wanted
-            .iter()
-            .filter(|r| !self.have.rules.contains(r))
-            .cloned()
-            .map(Op::AddRule)
-            .collect()
     }
 
     fn enslave(&self) -> Vec<Op> {
@@ -436,6 +235,16 @@ impl<'a> Planner<'a> {
                 .chain(v4)
                 .map(|address| Op::DeleteAddress { dev: dev(), address }),
         );
+        for route in self
+            .target
+            .network
+            .routes
+            .iter()
+            .filter(|r| self.stood_in_front(r))
+        {
+            ops.push(Op::DeleteRoute(route.clone()));
+            ops.push(Op::PrependRoute(route.clone()));
+        }
         if self.target.holder == Holder::Uplink && self.uplink_is_port() {
             ops.push(Op::SetMaster {
                 dev: self.target.uplink.clone(),
@@ -445,154 +254,17 @@ impl<'a> Planner<'a> {
         ops
     }
 
-    /// Addresses and IPv6 routes in the form that they keep.
-    fn final_forms(&self, shadows: &[Shadow]) -> Vec<Op> {
-        let mut ops = Vec::new();
-        for wanted in &self.target.network.addresses {
-            let dev = || self.holder.clone();
-            let change = || Op::ChangeAddress {
-                dev: dev(),
-                address: wanted.clone(),
-            };
-            match self.have.addresses.iter().find(|a| a.same_key(wanted)) {
-                Some(have) if have.same_content(wanted) => {}
-                Some(have) if wanted.family() == Family::V6 || only_time_differs(have, wanted) => {
-                    ops.push(change());
-                }
-                Some(have) => {
-                    ops.push(Op::DeleteAddress {
-                        dev: dev(),
-                        address: have.clone(),
-                    });
-                    ops.push(Op::AddAddress {
-                        dev: dev(),
-                        address: wanted.clone(),
-                    });
-                }
-                None if wanted.family() == Family::V6 && !passing_form(wanted).same_content(wanted) => {
-                    ops.push(change());
-                }
-                None => {}
-            }
-        }
-        let changed = ops.iter().filter_map(|op| match op {
-            Op::ChangeAddress { address, .. } if address.family() == Family::V6 => Some(address),
-            _ => None,
-        });
-        let unwanted = self.unwanted_prefix_routes(changed);
-        ops.extend(unwanted);
-        let keeps_shadow = |s: &&Shadow| s.route.protocol == protocol::RA;
-        let last = shadows
+    /// Whether the other's copy of an IPv4 route stands in front of a third
+    /// device's of the same priority (two NICs on one network): the holder's,
+    /// which was appended behind both, must change its place.
+    fn stood_in_front(&self, route: &Route) -> bool {
+        let others = route.renamed(self.holder, self.other);
+        let mut same = self
+            .live
+            .routes
             .iter()
-            .filter(|s| !keeps_shadow(s) && !self.comes_with_address_v6(s.route));
-        let mut routes: Vec<Route> = last.map(|s| s.route.clone()).collect();
-        routes.sort_by_key(by_gateway);
-        ops.extend(routes.into_iter().map(Op::AppendRoute));
-        ops
-    }
-
-    /// What the holder has too much, and rules that name the other.
-    fn strays(&self, shadows: &[Shadow]) -> Vec<Op> {
-        let network = &self.target.network;
-        let mut routes: Vec<Route> = shadows
-            .iter()
-            .filter(|s| s.must_add && s.route.protocol != protocol::RA)
-            .map(|s| s.copy.clone())
-            .chain(
-                self.have
-                    .routes
-                    .iter()
-                    .filter(|r| self.is_stray(r, shadows))
-                    .cloned(),
-            )
-            .collect();
-        routes.sort_by_key(|r| !by_gateway(r));
-        let mut ops: Vec<Op> = routes.into_iter().map(Op::DeleteRoute).collect();
-        // What the kernel makes from advertisements has an end, and is its own.
-        let own = |a: &&Address| a.family() == Family::V6 && !a.is_permanent();
-        let too_much = |a: &&Address| !own(a) && !network.addresses.iter().any(|w| w.same_key(a));
-        for address in self.have.addresses.iter().rev().filter(too_much) {
-            ops.push(Op::DeleteAddress {
-                dev: self.holder.clone(),
-                address: address.clone(),
-            });
-        }
-        let configured = self.have.neighbours.iter().filter(|n| n.is_configured());
-        let same = |a: &Neighbour, b: &Neighbour| a.address == b.address && a.is_proxy() == b.is_proxy();
-        let unwanted = configured.filter(|n| !network.neighbours.iter().any(|w| same(w, n)));
-        ops.extend(unwanted.cloned().map(Op::DeleteNeighbour));
-        let unwanted = self.have.rules.iter().filter(|r| !network.rules.contains(r));
-        ops.extend(
-            self.left
-                .rules
-                .iter()
-                .chain(unwanted)
-                .cloned()
-                .map(Op::DeleteRule),
-        );
-        ops
-    }
-
-    /// Whether a route of the holder's is not of the target.
-    fn is_stray(&self, route: &Route, shadows: &[Shadow]) -> bool {
-        let network = &self.target.network;
-        if network.routes.iter().any(|r| r.same(route)) {
-            return false;
-        }
-        if route.protocol == protocol::RA {
-            // A copy goes when the kernel has the route itself, or a better
-            // metric's; the kernel's own routes are its own affair.
-            let original = network
-                .routes
-                .iter()
-                .find(|r| r.same_slot_but_metric(route) && r.protocol == protocol::RA);
-            let kernels = |o: &Route| self.have.routes.iter().any(|r| r.same(o));
-            return original.is_some_and(|o| o.metric < route.metric && kernels(o));
-        }
-        if route.family() == Family::V4 && self.have.addresses.iter().any(|a| is_prefix_route(route, a)) {
-            // Goes with its address, if that goes.
-            return self.wanted(Family::V4).any(|a| is_prefix_route(route, a));
-        }
-        let learned = route.protocol == protocol::KERNEL && route.expires.is_some();
-        let kept = shadows
-            .iter()
-            .any(|s| s.route.protocol == protocol::RA && s.copy.same(route));
-        !learned && !kept
-    }
-
-    /// Settings that were put off, and the port's.
-    fn final_sysctls(&self) -> Vec<Op> {
-        let passing = self.passing_sysctls();
-        let mut ops = self.write_sysctls(&passing, &self.target.network.sysctls);
-        if self.target.holder == Holder::Bridge
-            && self
-                .live
-                .sysctl(self.other.as_str(), ADDR_GEN_MODE)
-                .is_some_and(|mode| mode != ADDR_GEN_NONE)
-        {
-            // Else a port that loses its carrier comes back with an address.
-            ops.push(self.sysctl(self.other, ADDR_GEN_MODE, ADDR_GEN_NONE));
-        }
-        ops
-    }
-
-    fn remove_bridge(&self) -> Vec<Op> {
-        if self.target.holder == Holder::Bridge {
-            return Vec::new();
-        }
-        let mut ops = Vec::new();
-        if !self.target.uplink_up && self.live.link(self.holder).is_some_and(|link| link.up) {
-            ops.push(Op::SetUp {
-                dev: self.holder.clone(),
-                up: false,
-            });
-        }
-        if self.exists(self.other) {
-            ops.push(Op::DeleteLink {
-                dev: self.other.clone(),
-            });
-        }
-        ops
+            .filter(|r| r.family() == Family::V4 && r.same_slot(route));
+        same.any(|r| r.same(&others)) && same.any(|r| !r.uses(self.holder) && !r.uses(self.other))
     }
 }
 
@@ -609,28 +281,6 @@ fn passing_form(address: &Address) -> Address {
     }
 }
 
-/// Whether an IPv4 address needs a change only in what the kernel changes on
-/// an address that is there: lifetimes, metric and protocol. Its flags, label,
-/// scope and broadcast address are set once for all (`inet_rtm_newaddr()`,
-/// net/ipv4/devinet.c).
-fn only_time_differs(have: &Address, wanted: &Address) -> bool {
-    let Address {
-        preferred,
-        valid,
-        metric,
-        protocol,
-        ..
-    } = wanted.clone();
-    Address {
-        preferred,
-        valid,
-        metric,
-        protocol,
-        ..have.clone()
-    }
-    .same_content(wanted)
-}
-
 /// A copy of `route` at the next metric that is free: one equal would be
 /// joined to ours as a second hop.
 fn behind(route: &Route, taken: &[Route]) -> Route {
@@ -641,11 +291,6 @@ fn behind(route: &Route, taken: &[Route]) -> Route {
             return copy;
         }
     }
-}
-
-/// Whether what a device knows of a neighbour needs no question to it.
-fn is_fresh(known: &Neighbour, wanted: &Neighbour) -> bool {
-    known.mac == wanted.mac && known.state & neighbour::state::REACHABLE != 0
 }
 
 /// Whether a route goes by a gateway.

@@ -311,14 +311,15 @@ impl State {
             let all = state.part("sysctl").as_object().unwrap();
             let marked = format!("/{dev}/");
             let own = all.iter().filter(|(key, _)| key.contains(&marked));
-            Value::Object(
-                own.map(|(k, v)| (k.replace(&marked, "/*/"), v.clone()))
-                    .collect(),
-            )
+            Value::Object(own.map(|(k, v)| (k.replace(&marked, "/*/"), v.clone())).collect())
         };
         differences("sysctl", &of(self, nic), &of(later, bridge), &mut found);
         assert_eq!(later.link(nic)["master"], bridge);
-        assert_eq!(later.link(nic)["addr_info"], json!([]), "{nic} still has addresses");
+        assert_eq!(
+            later.link(nic)["addr_info"],
+            json!([]),
+            "{nic} still has addresses"
+        );
         assert!(
             found.is_empty(),
             "{bridge} differs from {nic} before:\n{}",
@@ -367,7 +368,11 @@ fn differences(path: &str, before: &Value, after: &Value, found: &mut Vec<String
                 if lifetime && let (Some(a), Some(b)) = (a.as_i64(), b.as_i64()) {
                     let forever = i64::from(u32::MAX);
                     // Rounding up may add one.
-                    let fits = if a == forever || a == 0 { a == b } else { b <= a + 1 && b >= a - ELAPSED };
+                    let fits = if a == forever || a == 0 {
+                        a == b
+                    } else {
+                        b <= a + 1 && b >= a - ELAPSED
+                    };
                     if !fits {
                         found.push(format!("{path}.{key}: {a} became {b}"));
                     }

@@ -7,9 +7,12 @@
 
 // Each test file compiles its own copy of this module and uses a part of it.
 #![allow(dead_code, unused_imports)]
+// Clippy knows that `#[test]` functions may unwrap, but not what they call.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod namespace;
 mod process;
+pub mod stage;
 
 pub use namespace::{Namespace, VethEnd, veth_pair};
 pub use process::{Ended, run, wait_until};

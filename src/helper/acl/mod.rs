@@ -1,0 +1,281 @@
+//! Who may join which bridge.
+//!
+//! One file decides, with what it includes: [`OWN_FILE`] if it exists, else
+//! [`QEMU_FILE`]. All of it is read with the caller's own credentials, and
+//! all of it counts, in any order: a bridge is allowed if some line allows it
+//! and none denies it. Whatever cannot be read or understood denies
+//! everything, for a `deny` may be in it; the two exceptions are an include
+//! that the caller may not read, in bridge.conf (that is how QEMU's users give
+//! a bridge to a group) and behind `include-readable`.
+//!
+//! A file must belong to root and be writable by root alone, which is asked
+//! of the opened descriptor. Directories are not looked at and symbolic links
+//! are followed: whoever writes `include` chooses a path that only root can
+//! lead elsewhere.
+
+use std::fmt;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::model::IfName;
+
+mod parse;
+
+pub use parse::{Dialect, LINE_MAX, ParseError, Statement, Target, statements};
+
+/// vmbr's own ACL. Installing never makes it: it hides [`QEMU_FILE`].
+pub const OWN_FILE: &str = "/etc/vmbr/acl.conf";
+
+/// The ACL of qemu-bridge-helper.
+pub const QEMU_FILE: &str = "/etc/qemu/bridge.conf";
+
+/// The largest file, in bytes.
+pub const SIZE_MAX: u64 = 1024 * 1024;
+
+/// How many files may be read in all.
+pub const FILES_MAX: usize = 256;
+
+/// How deep files may include each other.
+pub const DEPTH_MAX: usize = 16;
+
+/// A line of an ACL file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file, as it was opened.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+/// Why a bridge is not allowed. This is for the log: the caller must not see
+/// it.
+#[derive(Debug)]
+pub enum Denial {
+    /// This line denies the bridge.
+    Denied(Place),
+    /// No line of the file, or of what it includes, allows the bridge.
+    NotAllowed(PathBuf),
+    /// Neither of the two files exists.
+    NoFile,
+    /// A file cannot be obeyed; the place is the line that includes it.
+    Unusable(PathBuf, Trouble, Option<Place>),
+    /// A line has no meaning.
+    Unparsable(Place, ParseError),
+}
+
+/// What is wrong with a whole file.
+#[derive(Debug)]
+pub enum Trouble {
+    /// It cannot be opened or read.
+    Io(io::Error),
+    /// It is a directory, a FIFO or a device.
+    NotAFile,
+    /// It does not belong to root.
+    NotRoots,
+    /// Others than root can write it.
+    Writable,
+    /// It is larger than [`SIZE_MAX`].
+    TooLarge,
+    /// It includes itself.
+    Loop,
+    /// More than [`FILES_MAX`] files, or deeper than [`DEPTH_MAX`].
+    TooMany,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(place) => write!(f, "{place}: a line denies it"),
+            Self::NotAllowed(file) => write!(f, "{}: no line allows it", file.display()),
+            Self::NoFile => write!(f, "there is neither {OWN_FILE} nor {QEMU_FILE}"),
+            Self::Unusable(file, trouble, None) => write!(f, "{}: {trouble}", file.display()),
+            Self::Unusable(file, trouble, Some(place)) => {
+                write!(f, "{place}: included {}: {trouble}", file.display())
+            }
+            Self::Unparsable(place, error) => write!(f, "{place}: {error}, so nothing is allowed"),
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "cannot be read with the caller's permissions: {error}"),
+            Self::NotAFile => f.write_str("is not a regular file"),
+            Self::NotRoots => f.write_str("does not belong to root"),
+            Self::Writable => f.write_str("can be written by others than root (chmod go-w)"),
+            Self::TooLarge => write!(f, "is larger than {SIZE_MAX} bytes"),
+            Self::Loop => f.write_str("includes itself"),
+            Self::TooMany => write!(f, "more than {FILES_MAX} files, or {DEPTH_MAX} deep"),
+        }
+    }
+}
+
+/// Asks whether the calling process may join `bridge`; the answer is the
+/// line that allows it.
+///
+/// # Errors
+/// [`Denial`]: it may not.
+pub fn check(bridge: &IfName) -> Result<Place, Denial> {
+    let own = Path::new(OWN_FILE);
+    let qemu = Path::new(QEMU_FILE);
+    match open(own) {
+        Err(Trouble::Io(e)) if e.kind() == io::ErrorKind::NotFound => {}
+        opened => return decide(own, opened, Dialect::Vmbr, bridge),
+    }
+    // A link that leads nowhere exists, and was made to be obeyed.
+    let missing = match own.symlink_metadata() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => Some(e),
+        Ok(_) => Some(io::Error::from(io::ErrorKind::NotFound)),
+    };
+    if let Some(e) = missing {
+        return Err(Denial::Unusable(own.to_owned(), Trouble::Io(e), None));
+    }
+    match open(qemu) {
+        Err(Trouble::Io(e)) if e.kind() == io::ErrorKind::NotFound => Err(Denial::NoFile),
+        opened => decide(qemu, opened, Dialect::Qemu, bridge),
+    }
+}
+
+/// Asks one file, whatever its name, as [`check`] asks its two.
+///
+/// # Errors
+/// [`Denial`]: it does not allow the bridge.
+pub fn check_file(file: &Path, dialect: Dialect, bridge: &IfName) -> Result<Place, Denial> {
+    decide(file, open(file), dialect, bridge)
+}
+
+fn decide(
+    file: &Path,
+    opened: Result<Opened, Trouble>,
+    dialect: Dialect,
+    bridge: &IfName,
+) -> Result<Place, Denial> {
+    let opened = opened.map_err(|trouble| Denial::Unusable(file.to_owned(), trouble, None))?;
+    let mut reading = Reading {
+        bridge,
+        dialect,
+        allowed: None,
+        files: 0,
+        open: Vec::new(),
+    };
+    reading.read(file, opened, None)?;
+    reading.allowed.ok_or_else(|| Denial::NotAllowed(file.to_owned()))
+}
+
+/// A file that was found fit to be obeyed, and what it is to the kernel.
+struct Opened(File, Metadata);
+
+/// What is known while the files are read.
+struct Reading<'a> {
+    bridge: &'a IfName,
+    dialect: Dialect,
+    allowed: Option<Place>,
+    files: usize,
+    /// The files that are being read, each included by the one before.
+    open: Vec<(u64, u64)>,
+}
+
+impl Reading<'_> {
+    /// Reads one file and what it includes. Ends at the first deny or error:
+    /// nothing that follows could allow the bridge again.
+    fn read(&mut self, file: &Path, opened: Opened, from: Option<&Place>) -> Result<(), Denial> {
+        let unusable = |trouble| Denial::Unusable(file.to_owned(), trouble, from.cloned());
+        let Opened(content, about) = opened;
+        let identity = (about.dev(), about.ino());
+        if self.open.contains(&identity) {
+            return Err(unusable(Trouble::Loop));
+        }
+        self.files += 1;
+        if self.files > FILES_MAX || self.open.len() >= DEPTH_MAX {
+            return Err(unusable(Trouble::TooMany));
+        }
+        let text = read_text(content, &about).map_err(unusable)?;
+        self.open.push(identity);
+        for (line, statement) in statements(&text, self.dialect) {
+            let place = || Place {
+                file: file.to_owned(),
+                line,
+            };
+            match statement.map_err(|e| Denial::Unparsable(place(), e))? {
+                Statement::Deny(target) if target.covers(self.bridge) => return Err(Denial::Denied(place())),
+                Statement::Allow(target) if target.covers(self.bridge) => {
+                    self.allowed.get_or_insert_with(place);
+                }
+                Statement::Allow(_) | Statement::Deny(_) => {}
+                Statement::Include(path) => {
+                    self.include(file, path, place(), self.dialect == Dialect::Qemu)?;
+                }
+                Statement::IncludeReadable(path) => self.include(file, path, place(), true)?,
+            }
+        }
+        self.open.pop();
+        Ok(())
+    }
+
+    /// Reads an included file. A relative path starts at the file that names
+    /// it; QEMU starts at the caller's directory, where the caller can put
+    /// what he likes.
+    fn include(&mut self, by: &Path, path: &Path, place: Place, if_readable: bool) -> Result<(), Denial> {
+        let file = by.parent().unwrap_or(Path::new("/")).join(path);
+        match open(&file) {
+            Err(Trouble::Io(e)) if if_readable && e.raw_os_error() == Some(libc::EACCES) => Ok(()),
+            Err(trouble) => Err(Denial::Unusable(file, trouble, Some(place))),
+            Ok(opened) => self.read(&file, opened, Some(&place)),
+        }
+    }
+}
+
+/// Opens a file and looks whether it may be obeyed.
+fn open(file: &Path) -> Result<Opened, Trouble> {
+    // O_NONBLOCK: opening a FIFO would wait for its other end. O_NOCTTY:
+    // opening a terminal would take it.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(file)
+        .map_err(Trouble::Io)?;
+    let about = opened.metadata().map_err(Trouble::Io)?;
+    if !about.is_file() {
+        return Err(Trouble::NotAFile);
+    }
+    if about.uid() != 0 {
+        return Err(Trouble::NotRoots);
+    }
+    // Group and others. An entry of a POSIX ACL cannot give more than the
+    // group's bits say, which then hold the ACL's mask.
+    if about.mode() & 0o022 != 0 {
+        return Err(Trouble::Writable);
+    }
+    Ok(Opened(opened, about))
+}
+
+fn read_text(content: File, about: &Metadata) -> Result<Vec<u8>, Trouble> {
+    if about.len() > SIZE_MAX {
+        return Err(Trouble::TooLarge);
+    }
+    // One byte more than it should have, so that one read meets the end.
+    let mut text = Vec::with_capacity(about.len() as usize + 1);
+    content
+        .take(SIZE_MAX + 1)
+        .read_to_end(&mut text)
+        .map_err(Trouble::Io)?;
+    if text.len() as u64 > SIZE_MAX {
+        Err(Trouble::TooLarge)
+    } else {
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! What the new holder gets, in a form that does not win yet.
+
+use crate::model::network::Sysctls;
+use crate::model::route::protocol;
+use crate::model::{Address, Family, IfName, Neighbour, Route, neighbour};
+
+use super::{
+    ADDR_GEN_MODE, ADDR_GEN_NONE, Holder, MTU_V6, Op, Planner, RP_FILTER, RP_LOOSE, RP_STRICT, Shadow,
+    by_gateway, passing_form, prefix_routes,
+};
+
+impl Planner<'_> {
+    /// The holder itself: there, with its settings, up.
+    pub(super) fn device(&self) -> Vec<Op> {
+        let mut ops = Vec::new();
+        let dev = || self.holder.clone();
+        let link = self.live.link(self.holder);
+        if self.target.holder == Holder::Bridge {
+            let bridge = &self.target.bridge;
+            match link {
+                None => ops.push(Op::CreateBridge {
+                    name: dev(),
+                    mac: bridge.mac,
+                }),
+                Some(link) if link.mac != Some(bridge.mac) => {
+                    ops.push(Op::SetMac {
+                        dev: dev(),
+                        mac: bridge.mac,
+                    });
+                }
+                Some(_) => {}
+            }
+            if link.is_none_or(|link| link.mtu != bridge.mtu) {
+                ops.push(Op::SetMtu {
+                    dev: dev(),
+                    mtu: bridge.mtu,
+                });
+            }
+        }
+        let current = self.current_sysctls();
+        ops.extend(self.write_sysctls(&current, &self.passing_sysctls()));
+        if self.moving && self.target.holder == Holder::Uplink && self.strict_rp_filter(self.other.as_str()) {
+            ops.push(self.sysctl(self.other, RP_FILTER, RP_LOOSE));
+        }
+        let up = self.target.holder == Holder::Bridge || self.target.uplink_up;
+        if up && link.is_none_or(|link| !link.up) {
+            ops.push(Op::SetUp { dev: dev(), up: true });
+        }
+        ops
+    }
+
+    /// The holder's settings now: those of `default` while it does not exist.
+    fn current_sysctls(&self) -> Sysctls {
+        if self.exists(self.holder) {
+            return self.have.sysctls.clone();
+        }
+        let mut sysctls = self.live.sysctls.get("default").cloned().unwrap_or_default();
+        sysctls.insert(MTU_V6.to_owned(), self.target.bridge.mtu.to_string());
+        sysctls
+    }
+
+    /// The target's settings, with what must differ on the way: no link-local
+    /// address of the kernel's own making, and no strict check of the way
+    /// back, which would drop what arrives before the routes have flipped.
+    pub(super) fn passing_sysctls(&self) -> Sysctls {
+        let mut sysctls = self.target.network.sysctls.clone();
+        if self.moving {
+            if let Some(mode) = sysctls.get_mut(ADDR_GEN_MODE) {
+                ADDR_GEN_NONE.clone_into(mode);
+            }
+            let all = self.live.sysctl("all", RP_FILTER) == Some(RP_STRICT);
+            if let Some(filter) = sysctls.get_mut(RP_FILTER)
+                && (filter == RP_STRICT || (all && filter == "0"))
+            {
+                RP_LOOSE.clone_into(filter);
+            }
+        }
+        sysctls
+    }
+
+    /// Whether the kernel's effective value, the larger of `all` and the
+    /// device's, is the strict one.
+    fn strict_rp_filter(&self, dev: &str) -> bool {
+        let value = |name| self.live.sysctl(name, RP_FILTER).unwrap_or("0");
+        value("all").max(value(dev)) == RP_STRICT
+    }
+
+    pub(super) fn sysctl(&self, dev: &IfName, key: &str, value: &str) -> Op {
+        Op::SetSysctl {
+            dev: dev.clone(),
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }
+    }
+
+    /// Writes to the holder what differs. The order matters: with IPv6
+    /// disabled nothing else of it takes effect, and the stable secret sets
+    /// the mode of address generation.
+    pub(super) fn write_sysctls(&self, from: &Sysctls, to: &Sysctls) -> Vec<Op> {
+        let rank = |key: &str| match key {
+            "ipv6/conf/disable_ipv6" => 0,
+            "ipv6/conf/stable_secret" => 1,
+            ADDR_GEN_MODE => 3,
+            _ => 2,
+        };
+        let mut differing: Vec<_> = to
+            .iter()
+            .filter(|(key, value)| from.get(*key) != Some(*value))
+            .collect();
+        differing.sort_by_key(|(key, _)| rank(key));
+        differing
+            .into_iter()
+            .map(|(key, value)| self.sysctl(self.holder, key, value))
+            .collect()
+    }
+
+    /// Addresses that the holder lacks. The kernel puts a new IPv4 address
+    /// behind the others and a new IPv6 one in front of those of its scope
+    /// (`ipv6_link_dev_addr()`), so that IPv6's go in from the last.
+    pub(super) fn addresses(&self) -> Vec<Op> {
+        let missing = |wanted: &&Address| !self.have.addresses.iter().any(|a| a.same_key(wanted));
+        let add = |address: Address| Op::AddAddress {
+            dev: self.holder.clone(),
+            address,
+        };
+        let v4 = self.wanted(Family::V4).filter(missing).cloned();
+        let v6 = self.wanted(Family::V6).rev().filter(missing).map(passing_form);
+        let mut ops: Vec<Op> = v4.chain(v6).map(add).collect();
+        // Prefix routes that someone had removed come back with the address.
+        let added = self.wanted(Family::V4).filter(missing);
+        ops.extend(self.unwanted_prefix_routes(added));
+        ops
+    }
+
+    /// Removes the routes that the kernel makes with `addresses` and the
+    /// target does not have.
+    pub(super) fn unwanted_prefix_routes<'b>(&self, addresses: impl Iterator<Item = &'b Address>) -> Vec<Op> {
+        let up = self.target.holder == Holder::Bridge || self.target.uplink_up;
+        let wanted = |made: &Route| {
+            let same = |r: &Route| r.same_slot(made) && r.protocol == protocol::KERNEL;
+            self.target.network.routes.iter().any(same)
+        };
+        let mut routes: Vec<Route> = Vec::new();
+        for made in addresses.flat_map(|a| prefix_routes(a, self.holder)) {
+            if up && !wanted(&made) && !routes.iter().any(|r| r.same_slot(&made)) {
+                routes.push(made);
+            }
+        }
+        routes.into_iter().map(Op::DeleteRoute).collect()
+    }
+
+    /// Routes that the holder lacks: those on the link before those by a
+    /// gateway, which must be on the link.
+    pub(super) fn routes(&self, shadows: &[Shadow]) -> Vec<Op> {
+        let mut routes = Vec::new();
+        for route in self
+            .target
+            .network
+            .routes
+            .iter()
+            .filter(|r| !self.comes_with_new_address_v4(r))
+        {
+            match shadows.iter().find(|s| std::ptr::eq(s.route, route)) {
+                Some(shadow) if shadow.must_add => routes.push(shadow.copy.clone()),
+                Some(_) => {}
+                None if self.have.routes.iter().any(|r| r.same(route)) => {}
+                None => routes.push(route.clone()),
+            }
+        }
+        routes.sort_by_key(by_gateway);
+        routes.into_iter().map(Op::AppendRoute).collect()
+    }
+
+    /// Neighbours that the holder lacks. What the other has resolved is
+    /// handed on as reachable: nothing stalls for an answer to a question.
+    pub(super) fn neighbours(&self) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for wanted in &self.target.network.neighbours {
+            let known = self
+                .have
+                .neighbours
+                .iter()
+                .find(|n| n.address == wanted.address && n.is_proxy() == wanted.is_proxy());
+            let seed = if wanted.is_configured() {
+                if known == Some(wanted) {
+                    continue;
+                } else {
+                    wanted.clone()
+                }
+            } else if !self.moving || known.is_some_and(|k| k.is_configured() || is_fresh(k, wanted)) {
+                continue;
+            } else {
+                let flags = wanted.flags & neighbour::flag::ROUTER;
+                Neighbour {
+                    state: neighbour::state::REACHABLE,
+                    flags,
+                    ..wanted.clone()
+                }
+            };
+            ops.push(Op::SetNeighbour(seed));
+        }
+        ops
+    }
+
+    /// Rules that name the holder. The other's stay until the flip.
+    pub(super) fn rules(&self) -> Vec<Op> {
+        let wanted = &self.target.network.rules;
+        wanted
+            .iter()
+            .filter(|r| !self.have.rules.contains(r))
+            .cloned()
+            .map(Op::AddRule)
+            .collect()
+    }
+}
+
+/// Whether what a device knows of a neighbour needs no question to it.
+fn is_fresh(known: &Neighbour, wanted: &Neighbour) -> bool {
+    known.mac == wanted.mac && known.state & neighbour::state::REACHABLE != 0
+}
