@@ -109,7 +109,9 @@ impl<'a> Planner<'a> {
     }
 
     fn uplink_runs(&self) -> bool {
-        self.live.link(&self.target.uplink).is_some_and(|l| l.running)
+        self.live
+            .link(&self.target.uplink)
+            .is_some_and(|l| l.running || (l.up && l.carrier))
     }
 
     fn wanted(&self, family: Family) -> impl DoubleEndedIterator<Item = &'a Address> {
