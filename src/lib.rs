@@ -15,15 +15,21 @@
 //!
 //! # The rooms of the house
 //!
-//! - [`model`]: plain values of the host's network. No I/O, no unsafe.
+//! - [`model`]: plain values of the host's network, devices by name. No I/O,
+//!   no unsafe.
 //! - `plan`: pure functions from (live, target) to operations or a refusal.
-//!   No I/O, no unsafe.
-//! - `netlink`: `dump` reads the kernel into the model, `wire` writes
-//!   operations to it.
-//! - `apply`: the record of what was changed, the lock, the executor.
+//!   No I/O, no unsafe. Its crate doc tells how a migration goes; `Op` is the
+//!   only thing that can be done, `Command` how it is shown.
+//! - `netlink`: `dump` reads the kernel into the model, `wire` and `write`
+//!   give operations to it, `ports` makes and removes many TAPs.
+//! - `apply`: the lock, the record of what was changed, the executor, and
+//!   `migrate`, which plans and acts until the target is reached.
 //! - [`sys`]: the only unsafe: TAP ioctls, descriptor passing, capabilities,
 //!   seccomp.
 //! - [`helper`], `cli`: the ways in.
+//!
+//! What is not [`model`]'s names, [`sys`] and [`helper`] is behind the feature
+//! `cli`: `vmbr-helper` is built without it.
 #![deny(unsafe_code)]
 
 #[cfg(feature = "cli")]

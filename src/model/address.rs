@@ -12,10 +12,14 @@ pub mod flag {
     /// Made from a router advertisement for privacy (RFC 8981); user space
     /// cannot set it.
     pub const TEMPORARY: u32 = 0x01;
+    /// IPv4: another address of the same prefix was there before. The same bit.
+    pub const SECONDARY: u32 = 0x01;
     /// No duplicate address detection for this address.
     pub const NODAD: u32 = 0x02;
     /// Duplicate address detection found another owner.
     pub const DADFAILED: u32 = 0x08;
+    /// Not preferred any more: no new connection begins with it.
+    pub const DEPRECATED: u32 = 0x20;
     /// Duplicate address detection has not ended.
     pub const TENTATIVE: u32 = 0x40;
     /// Temporary addresses are derived from this one.

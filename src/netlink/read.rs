@@ -202,6 +202,11 @@ pub fn address(message: &AddressMessage, names: &Names) -> Option<(IfName, Addre
             _ => {}
         }
     }
+    // The kernel tells of a permanent IPv4 address that it is preferred for
+    // ever, even if it is not at all (`inet_fill_ifaddr()`).
+    if address.flags & address::flag::DEPRECATED != 0 && address.valid == address::FOREVER {
+        address.preferred = 0;
+    }
     address.local = local.or(far)?;
     address.peer = far.filter(|far| *far != address.local);
     if let Some(text) = text {

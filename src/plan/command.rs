@@ -76,6 +76,7 @@ impl Op {
             )),
             Op::DeleteAddress { dev, address } => Some(format!("ip address del {address} dev {dev}")),
             Op::AppendRoute(route) => Some(route_command("append", route, &mut unsaid)),
+            Op::PrependRoute(route) => Some(route_command("prepend", route, &mut unsaid)),
             Op::DeleteRoute(route) => Some(route_command("del", route, &mut Vec::new())),
             Op::SetNeighbour(n) => Some(format!("ip neighbour replace {}", neighbour_text(n))),
             Op::DeleteNeighbour(n) => {
@@ -245,11 +246,11 @@ fn route_command(verb: &str, route: &Route, unsaid: &mut Vec<String>) -> String 
     if let Some(source) = route.prefsrc {
         let _ = write!(text, " src {source}");
     }
-    if route.metric != 0 && !(v6 && route.metric == METRIC_USER_V6 && verb == "append") {
+    if route.metric != 0 && !(v6 && route.metric == METRIC_USER_V6 && verb != "del") {
         let _ = write!(text, " metric {}", route.metric);
     }
     metrics_text(&mut text, &route.metrics, unsaid);
-    if verb == "append" {
+    if verb != "del" {
         if let Some(seconds) = route.expires {
             let _ = write!(text, " expires {seconds}");
         }

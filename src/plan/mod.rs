@@ -39,9 +39,9 @@ pub use refuse::Refusal;
 pub use steps::plan;
 pub use target::{Bridge, Holder, Target};
 
-use crate::model::Address;
-use crate::model::route::{METRIC_ADDRCONF, Route, kind, protocol, table};
-use crate::model::{Family, address::scope};
+use crate::model::address::{flag, scope};
+use crate::model::route::{METRIC_ADDRCONF, kind, protocol, table};
+use crate::model::{Address, Family, Hop, IfName, Prefix, Route};
 
 /// Whether the kernel makes `route` by itself as the prefix route of
 /// `address` (`fib_add_ifaddr()`, `addrconf_prefix_route()`).
@@ -61,4 +61,45 @@ fn is_prefix_route(route: &Route, address: &Address) -> bool {
             }
             Family::V6 => route.metric == address.metric.unwrap_or(METRIC_ADDRCONF),
         }
+}
+
+/// The prefix route that the kernel makes when `address` is added to `dev`,
+/// if it makes one; with a peer in IPv6, two (`inet6_addr_add()`,
+/// `__ipv6_ifa_notify()`).
+fn prefix_routes(address: &Address, dev: &IfName) -> Vec<Route> {
+    let v4 = address.family() == Family::V4;
+    let on_link = address.on_link();
+    let own = Prefix::containing(address.local, address.prefix_len);
+    let mut prefixes = vec![on_link];
+    if v4 {
+        let alone = on_link.is_host() && on_link.address == address.local;
+        if address.flags & flag::SECONDARY != 0 || alone || !address.has_prefix_route() {
+            prefixes.clear();
+        }
+    } else if !address.has_prefix_route() {
+        prefixes.retain(|_| address.peer.is_some());
+    } else if own != on_link {
+        prefixes.push(own);
+    }
+    let route = |dst| Route {
+        dst,
+        src: None,
+        table: table::MAIN,
+        kind: kind::UNICAST,
+        protocol: protocol::KERNEL,
+        scope: if v4 { scope::LINK } else { scope::UNIVERSE },
+        tos: 0,
+        metric: address.metric.unwrap_or(if v4 { 0 } else { METRIC_ADDRCONF }),
+        prefsrc: v4.then_some(address.local),
+        hops: vec![Hop {
+            dev: Some(dev.clone()),
+            ..Hop::default()
+        }],
+        metrics: Vec::new(),
+        preference: (!v4).then_some(0),
+        expires: (!v4 && !address.is_permanent()).then_some(address.valid),
+        nexthop: None,
+        rest: Vec::new(),
+    };
+    prefixes.into_iter().map(route).collect()
 }

@@ -71,6 +71,8 @@ pub enum Op {
     },
     /// Adds a route behind those of the same priority.
     AppendRoute(Route),
+    /// Adds an IPv4 route in front of those of the same priority.
+    PrependRoute(Route),
     /// Removes a route.
     DeleteRoute(Route),
     /// Adds a neighbour, or replaces what is known of it.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{HostState, IfName, Network};
 
-use super::{Bridge, Holder, Target};
+use super::{Bridge, Holder, Target, prefix_routes};
 
 /// Version of the record's form. The one before is readable.
 pub const VERSION: u32 = 1;
@@ -80,7 +80,13 @@ impl Record {
 
     /// The bridge carries what the uplink carried.
     pub fn bridged(&self) -> Target {
-        let network = self.before.moved_to(&self.bridge.name);
+        let mut network = self.before.moved_to(&self.bridge.name);
+        if !self.uplink.up {
+            // The kernel gives them to a device that is set up.
+            let made = network.addresses.iter();
+            let made = made.flat_map(|a| prefix_routes(a, &self.bridge.name));
+            network.routes.extend(made.collect::<Vec<_>>());
+        }
         Target {
             holder: Holder::Bridge,
             uplink_up: true,
@@ -99,6 +105,10 @@ impl Record {
         let now = Network::of(live, &self.bridge.name).moved_to(&self.uplink.name);
         let mut network = now.ordered_as(&self.before);
         network.sysctls = self.before.sysctls.clone();
+        if !self.uplink.up {
+            // A device that is down carries none.
+            network.routes.clear();
+        }
         self.with(network)
     }
 

@@ -7,7 +7,7 @@ use crate::model::address::flag;
 use crate::model::route::protocol;
 use crate::model::{Address, Family, HostState, IfName, Network, Route};
 
-use super::{Holder, Op, Plan, Stage, Target, is_prefix_route};
+use super::{Holder, Op, Plan, Stage, Target, is_prefix_route, prefix_routes};
 
 /// Makes IPv6 link-local addresses: `0` from the MAC, `1` not at all, `2` and
 /// `3` stable for privacy (Documentation/networking/ip-sysctl.rst).
@@ -168,8 +168,13 @@ impl<'a> Planner<'a> {
         shadows
     }
 
-    fn comes_with_address_v4(&self, route: &Route) -> bool {
-        self.wanted(Family::V4).any(|a| is_prefix_route(route, a))
+    /// Whether the kernel makes the route with an address that the holder
+    /// still lacks.
+    fn comes_with_new_address_v4(&self, route: &Route) -> bool {
+        let missing = |wanted: &&Address| !self.have.addresses.iter().any(|a| a.same_key(wanted));
+        self.wanted(Family::V4)
+            .filter(missing)
+            .any(|a| is_prefix_route(route, a))
     }
 
     fn comes_with_address_v6(&self, route: &Route) -> bool {
@@ -230,6 +235,16 @@ impl<'a> Planner<'a> {
                 .chain(v4)
                 .map(|address| Op::DeleteAddress { dev: dev(), address }),
         );
+        for route in self
+            .target
+            .network
+            .routes
+            .iter()
+            .filter(|r| self.stood_in_front(r))
+        {
+            ops.push(Op::DeleteRoute(route.clone()));
+            ops.push(Op::PrependRoute(route.clone()));
+        }
         if self.target.holder == Holder::Uplink && self.uplink_is_port() {
             ops.push(Op::SetMaster {
                 dev: self.target.uplink.clone(),
@@ -237,6 +252,19 @@ impl<'a> Planner<'a> {
             });
         }
         ops
+    }
+
+    /// Whether the other's copy of an IPv4 route stands in front of a third
+    /// device's of the same priority (two NICs on one network): the holder's,
+    /// which was appended behind both, must change its place.
+    fn stood_in_front(&self, route: &Route) -> bool {
+        let others = route.renamed(self.holder, self.other);
+        let mut same = self
+            .live
+            .routes
+            .iter()
+            .filter(|r| r.family() == Family::V4 && r.same_slot(route));
+        same.any(|r| r.same(&others)) && same.any(|r| !r.uses(self.holder) && !r.uses(self.other))
     }
 }
 

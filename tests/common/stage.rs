@@ -32,7 +32,7 @@ mount -t tmpfs -o mode=755 stage /etc
 cp -a "$stage/etc/." /etc/
 mount -t tmpfs -o mode=755 stage /dev
 mkdir /dev/net /dev/shm
-mknod -m 666 /dev/null c 1 3; mknod -m 666 /dev/zero c 1 5; mknod -m 666 /dev/urandom c 1 9
+mknod -m 666 /dev/null c 1 3; mknod -m 666 /dev/zero c 1 5; mknod -m 666 /dev/full c 1 7; mknod -m 666 /dev/urandom c 1 9
 mknod -m 666 /dev/net/tun c 10 200
 ln -s "$stage/log" /dev/log
 exec 3<&0 </dev/null

@@ -132,9 +132,13 @@ pub fn check(bridge: &IfName) -> Result<Place, Denial> {
         opened => return decide(own, opened, Dialect::Vmbr, bridge),
     }
     // A link that leads nowhere exists, and was made to be obeyed.
-    if own.symlink_metadata().is_ok() {
-        let gone = Trouble::Io(io::Error::from(io::ErrorKind::NotFound));
-        return Err(Denial::Unusable(own.to_owned(), gone, None));
+    let missing = match own.symlink_metadata() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => Some(e),
+        Ok(_) => Some(io::Error::from(io::ErrorKind::NotFound)),
+    };
+    if let Some(e) = missing {
+        return Err(Denial::Unusable(own.to_owned(), Trouble::Io(e), None));
     }
     match open(qemu) {
         Err(Trouble::Io(e)) if e.kind() == io::ErrorKind::NotFound => Err(Denial::NoFile),

@@ -113,7 +113,7 @@ fn statement(line: &[u8], dialect: Dialect) -> Result<Option<Statement<'_>>, Par
     }
     // u8::is_ascii_whitespace knows the same five characters as the
     // g_ascii_isspace that QEMU asks.
-    let line = without_comment(line, dialect).trim_ascii();
+    let line = without_comment(line, dialect).trim_ascii_start();
     if line.is_empty() {
         return Ok(None);
     }
@@ -148,6 +148,8 @@ fn without_comment(line: &[u8], dialect: Dialect) -> &[u8] {
 
 fn end_of_word(line: &[u8], dialect: Dialect) -> Option<usize> {
     match dialect {
+        // The white space at the line's end is still there: a space in it
+        // makes `allow<tab>br0 ` one unknown word to QEMU.
         Dialect::Qemu => {
             let first = |wanted: u8| line.iter().position(|&b| b == wanted);
             first(b' ').or_else(|| first(b'\t'))

@@ -38,6 +38,7 @@ fn lines_mean_what_they_mean_to_qemu() {
     );
     // The first space ends the word, a tab only where there is no space.
     assert_eq!(words("allow\tbr0 br1", Dialect::Qemu), ["1 UnknownWord"]);
+    assert_eq!(words("allow\tbr0 ", Dialect::Qemu), ["1 NoArgument"]);
     assert_eq!(words("allow br0 # why", Dialect::Qemu), ["1 BadName"]);
     assert_eq!(words("include-readable /a", Dialect::Qemu), ["1 UnknownWord"]);
 }

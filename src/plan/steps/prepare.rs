@@ -1,11 +1,12 @@
 //! What the new holder gets, in a form that does not win yet.
 
 use crate::model::network::Sysctls;
-use crate::model::{Address, Family, IfName, Neighbour, neighbour};
+use crate::model::route::protocol;
+use crate::model::{Address, Family, IfName, Neighbour, Route, neighbour};
 
 use super::{
     ADDR_GEN_MODE, ADDR_GEN_NONE, Holder, MTU_V6, Op, Planner, RP_FILTER, RP_LOOSE, RP_STRICT, Shadow,
-    by_gateway, passing_form,
+    by_gateway, passing_form, prefix_routes,
 };
 
 impl Planner<'_> {
@@ -124,7 +125,28 @@ impl Planner<'_> {
         };
         let v4 = self.wanted(Family::V4).filter(missing).cloned();
         let v6 = self.wanted(Family::V6).rev().filter(missing).map(passing_form);
-        v4.chain(v6).map(add).collect()
+        let mut ops: Vec<Op> = v4.chain(v6).map(add).collect();
+        // Prefix routes that someone had removed come back with the address.
+        let added = self.wanted(Family::V4).filter(missing);
+        ops.extend(self.unwanted_prefix_routes(added));
+        ops
+    }
+
+    /// Removes the routes that the kernel makes with `addresses` and the
+    /// target does not have.
+    pub(super) fn unwanted_prefix_routes<'b>(&self, addresses: impl Iterator<Item = &'b Address>) -> Vec<Op> {
+        let up = self.target.holder == Holder::Bridge || self.target.uplink_up;
+        let wanted = |made: &Route| {
+            let same = |r: &Route| r.same_slot(made) && r.protocol == protocol::KERNEL;
+            self.target.network.routes.iter().any(same)
+        };
+        let mut routes: Vec<Route> = Vec::new();
+        for made in addresses.flat_map(|a| prefix_routes(a, self.holder)) {
+            if up && !wanted(&made) && !routes.iter().any(|r| r.same_slot(&made)) {
+                routes.push(made);
+            }
+        }
+        routes.into_iter().map(Op::DeleteRoute).collect()
     }
 
     /// Routes that the holder lacks: those on the link before those by a
@@ -136,7 +158,7 @@ impl Planner<'_> {
             .network
             .routes
             .iter()
-            .filter(|r| !self.comes_with_address_v4(r))
+            .filter(|r| !self.comes_with_new_address_v4(r))
         {
             match shadows.iter().find(|s| std::ptr::eq(s.route, route)) {
                 Some(shadow) if shadow.must_add => routes.push(shadow.copy.clone()),

@@ -38,6 +38,12 @@ impl Planner<'_> {
                 None => {}
             }
         }
+        let changed = ops.iter().filter_map(|op| match op {
+            Op::ChangeAddress { address, .. } if address.family() == Family::V6 => Some(address),
+            _ => None,
+        });
+        let unwanted = self.unwanted_prefix_routes(changed);
+        ops.extend(unwanted);
         let keeps_shadow = |s: &&Shadow| s.route.protocol == protocol::RA;
         let last = shadows
             .iter()
@@ -108,8 +114,7 @@ impl Planner<'_> {
         }
         if route.family() == Family::V4 && self.have.addresses.iter().any(|a| is_prefix_route(route, a)) {
             // Goes with its address, if that goes.
-            return !self.comes_with_address_v4(route)
-                && self.wanted(Family::V4).any(|a| is_prefix_route(route, a));
+            return self.wanted(Family::V4).any(|a| is_prefix_route(route, a));
         }
         let learned = route.protocol == protocol::KERNEL && route.expires.is_some();
         let kept = shadows

@@ -1,0 +1,168 @@
+//! 1,000 ports on a bridge: made, listed and removed.
+//!
+//! vmbr's side of making and removing is the library code behind `vmbr tap`;
+//! the other side is what an administrator would write: `ip -batch`.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::unistd::Uid;
+use serde_json::Value;
+use vmbr::model::IfName;
+use vmbr::netlink::ports;
+
+use crate::lab::{Lab, Migration, Outcome, Programs, host, in_namespace, run, text};
+use crate::report::{Key, Report};
+
+const PORTS: usize = 1000;
+const OURS: &str = "vmbr";
+const BATCH: &str = "ip -batch";
+const LISTING: &str = "ip -j -d link";
+
+/// Times 1,000 ports made and removed.
+pub fn measure(programs: &Programs, runs: usize, report: &mut Report) -> Outcome<()> {
+    let key = |contestant, metric| Key {
+        part: "ports",
+        case: "1,000 TAPs on a bridge".into(),
+        contestant,
+        metric,
+    };
+    for turn in 1..=runs {
+        for contestant in [BATCH, OURS] {
+            let lab = with_bridge(programs)?;
+            let made = timed(|| if contestant == OURS { add() } else { batch(made_by) })?;
+            expect_ports(PORTS)?;
+            let removed = timed(|| {
+                if contestant == OURS {
+                    remove()
+                } else {
+                    batch(removed_by)
+                }
+            })?;
+            expect_ports(0)?;
+            eprintln!("bench: ports: {turn}/{runs}, {contestant}: made {made:?}, removed {removed:?}");
+            report.add(key(contestant, "made s"), made.as_secs_f64());
+            report.add(key(contestant, "removed s"), removed.as_secs_f64());
+            drop(lab);
+        }
+    }
+    report.compare(key(OURS, "made s"), BATCH, 1.0);
+    report.compare(key(OURS, "removed s"), BATCH, 0.1);
+    Ok(())
+}
+
+/// Times a listing of a bridge with 1,000 ports as JSON.
+pub fn measure_status(programs: &Programs, runs: usize, report: &mut Report) -> Outcome<()> {
+    let case = "a bridge with 1,000 ports, as JSON";
+    let key = |contestant| Key {
+        part: "status",
+        case: case.into(),
+        contestant,
+        metric: "ms",
+    };
+    let lab = with_bridge(programs)?;
+    batch(made_by)?;
+    let ip = ["ip", "-j", "-d", "link"];
+    let vmbr = [text(&programs.vmbr)?, "status", "--json"];
+    // Once with a look at the result; that also fills the caches.
+    let links: Value = serde_json::from_str(&run(host(&ip))?)?;
+    expect(LISTING, links.as_array().map_or(0, Vec::len) > PORTS)?;
+    let status: Value = serde_json::from_str(&run(host(&vmbr))?)?;
+    expect(
+        OURS,
+        status["bridges"][0]["ports"]
+            .as_array()
+            .is_some_and(|ports| ports.len() == PORTS),
+    )?;
+    // A listing takes milliseconds: a few more samples cost nothing.
+    for _ in 0..4 * runs {
+        for (contestant, line) in [(LISTING, &ip[..]), (OURS, &vmbr[..])] {
+            let took = timed(|| silently(host(line)))?;
+            report.add(key(contestant), took.as_secs_f64() * 1e3);
+        }
+    }
+    report.compare(key(OURS), LISTING, 2.0);
+    drop(lab);
+    Ok(())
+}
+
+fn with_bridge(programs: &Programs) -> Outcome<Lab<'_>> {
+    let lab = Lab::new(programs, Migration::Control)?;
+    run(host(&["ip", "link", "add", "br0", "type", "bridge"]))?;
+    run(host(&["ip", "link", "set", "br0", "up"]))?;
+    Ok(lab)
+}
+
+fn timed(work: impl FnOnce() -> Outcome<()>) -> Outcome<Duration> {
+    let began = Instant::now();
+    work()?;
+    Ok(began.elapsed())
+}
+
+fn names() -> impl Iterator<Item = String> {
+    (0..PORTS).map(|number| format!("bench{number}"))
+}
+
+fn add() -> Outcome<()> {
+    let names = names()
+        .map(|name| name.parse())
+        .collect::<Result<Vec<IfName>, _>>()?;
+    let bridge = "br0".parse()?;
+    in_namespace("host", || Ok(ports::add_taps(&names, &bridge, Uid::from_raw(0))?))
+}
+
+fn remove() -> Outcome<()> {
+    let names = names()
+        .map(|name| name.parse())
+        .collect::<Result<Vec<IfName>, _>>()?;
+    in_namespace("host", || Ok(ports::remove(&names)?))
+}
+
+fn made_by(name: &str) -> String {
+    format!("tuntap add dev {name} mode tap\nlink set dev {name} master br0 up\n")
+}
+
+fn removed_by(name: &str) -> String {
+    format!("link del dev {name}\n")
+}
+
+/// One `ip -batch` with what `lines` gives for each port.
+fn batch(lines: impl Fn(&str) -> String) -> Outcome<()> {
+    const FILE: &str = "/run/bench/batch";
+    fs::write(
+        FILE,
+        (0..PORTS)
+            .map(|number| lines(&format!("bench{number}")))
+            .collect::<String>(),
+    )?;
+    run(host(&["ip", "-batch", FILE])).map(drop)
+}
+
+fn expect_ports(wanted: usize) -> Outcome<()> {
+    let shown = run(host(&["ip", "-o", "link", "show", "master", "br0"]))?;
+    let count = shown.lines().count();
+    if count == wanted {
+        Ok(())
+    } else {
+        Err(format!("{count} ports on br0, not {wanted}").into())
+    }
+}
+
+fn expect(who: &str, listed: bool) -> Outcome<()> {
+    if listed {
+        Ok(())
+    } else {
+        Err(format!("{who} does not list the {PORTS} ports").into())
+    }
+}
+
+/// Runs a command whose output nobody reads.
+fn silently(mut command: Command) -> Outcome<()> {
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{command:?}: {status}").into())
+    }
+}

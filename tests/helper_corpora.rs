@@ -1,0 +1,74 @@
+//! The fuzzer's corpora, as ordinary tests, and the ACL sample.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vmbr::helper::acl::{Dialect, Statement, statements};
+
+#[path = "../fuzz/properties.rs"]
+mod properties;
+
+fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(name);
+    let files = fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    files
+        .map(|file| (file.clone(), fs::read(&file).unwrap()))
+        .collect()
+}
+
+#[test]
+fn the_acl_corpus_holds() {
+    let files = corpus("acl");
+    assert!(files.len() >= 20, "{} files", files.len());
+    for (file, text) in files {
+        println!("{}", file.display());
+        properties::acl(&text);
+    }
+}
+
+#[test]
+fn the_argv_corpus_holds() {
+    let files = corpus("argv");
+    assert!(files.len() >= 20, "{} files", files.len());
+    for (file, text) in files {
+        println!("{}", file.display());
+        properties::argv(&text);
+    }
+}
+
+#[test]
+fn the_sample_is_valid_allows_nobody_and_shows_every_word() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu/acl.conf");
+    let text = fs::read(file).unwrap();
+    assert_eq!(
+        statements(&text, Dialect::Vmbr).count(),
+        0,
+        "installed as it is, it must allow nothing"
+    );
+
+    // Its examples, which stand behind `#:`, are lines of an ACL.
+    let text = String::from_utf8(text).unwrap();
+    let examples: String = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("#:"))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    let mut words = [false; 4];
+    for (line, statement) in statements(examples.as_bytes(), Dialect::Vmbr) {
+        let word = match statement.unwrap_or_else(|e| panic!("example {line}: {e}")) {
+            Statement::Allow(_) => 0,
+            Statement::Deny(_) => 1,
+            Statement::Include(_) => 2,
+            Statement::IncludeReadable(_) => 3,
+        };
+        words[word] = true;
+    }
+    assert_eq!(
+        words, [true; 4],
+        "an example for allow, deny, include and include-readable"
+    );
+}
