@@ -135,6 +135,14 @@ fn unfit(live: &HostState, link: &Link) -> Option<Refusal> {
             "name the NIC beneath it".into(),
         );
     }
+    if link.is_kind("vrf") {
+        return refuse(
+            format!("{name} is a VRF: it has routing tables, and no wire that a frame could travel on"),
+            format!(
+                "free a NIC of it (ip link set dev NIC nomaster), then name that NIC; see: ip link show master {name}"
+            ),
+        );
+    }
     if link.wireless {
         return refuse(
             format!("{name} is a wireless station: its access point takes frames from one MAC only, and the kernel does not let it on a bridge"),
