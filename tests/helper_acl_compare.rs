@@ -5,6 +5,7 @@
 //! setuid bit would but leaves the files to the caller's credentials, as it
 //! wants to read them. Where the verdicts differ the table says so, and why;
 //! every difference is QEMU allowing what vmbr-helper denies.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! What QEMU and libvirt rely on, with the real kernel and an unprivileged
 //! caller: the helper has its file capability and nothing else.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The fuzzer's corpora, as ordinary tests, and the ACL sample.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

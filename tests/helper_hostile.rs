@@ -1,5 +1,6 @@
 //! The caller as an adversary: descriptors, limits, environment, files, and
 //! what the answers tell him.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 
@@ -279,11 +280,9 @@ fn closed_descriptors_do_not_become_the_tap() {
             .lines()
             .filter(|l| l.starts_with("ioctl(") || l.contains("/dev/net/tun"))
         {
-            let number = if line.starts_with("ioctl(") {
-                &line[6..]
-            } else {
-                line.rsplit("= ").next().unwrap()
-            };
+            let number = line
+                .strip_prefix("ioctl(")
+                .unwrap_or_else(|| line.rsplit("= ").next().unwrap());
             let number: u32 = number
                 .split(|c: char| !c.is_ascii_digit())
                 .next()

@@ -1,5 +1,6 @@
 //! What the helper may do at each moment, as seen from outside: its system
 //! calls under strace, its state in /proc, and what is left when one fails.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

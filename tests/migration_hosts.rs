@@ -265,7 +265,11 @@ hosts! {
 fn nic_down() {
     let host = Host::new(
         "nic-down",
-        "ip addr add 192.0.2.21/24 dev eth0
+        // A NIC that was never up has no queueing discipline yet.
+        "sysctl -qw net.ipv6.conf.eth0.addr_gen_mode=1
+         ip link set eth0 up
+         ip link set eth0 down
+         ip addr add 192.0.2.21/24 dev eth0
          ip addr add 192.0.2.22/24 dev eth0
          ip addr add 198.51.100.5/32 dev eth0",
     );

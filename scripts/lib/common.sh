@@ -17,8 +17,8 @@ if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
 else
     bold='' dim='' red='' green='' plain=''
 fi
-# The scripts that source this use the colours; not each uses all of them.
-: "$bold" "$dim" "$red" "$green" "$plain"
+# The scripts that source this use these; not each uses all of them.
+: "$bold" "$dim" "$red" "$green" "$plain" "$musl_target"
 
 note() { printf '%s\n' "$me: $*" >&2; }
 # The exit statuses are vmbr's own: 1 failed, 2 bad usage, 3 refused before

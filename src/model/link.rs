@@ -24,6 +24,9 @@ pub struct Link {
     /// Set up by the administrator (`IFF_UP`).
     #[serde(default, skip_serializing_if = "is_default")]
     pub up: bool,
+    /// Something is at the other end (`IFF_LOWER_UP`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub carrier: bool,
     /// Ready to carry packets (`IFF_RUNNING`: operational state is up).
     #[serde(default, skip_serializing_if = "is_default")]
     pub running: bool,

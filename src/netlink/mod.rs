@@ -4,7 +4,7 @@
 //!   rtnetlink on a current-thread runtime.
 //! - [`wire`]: a small synchronous socket for what changes the kernel: several
 //!   messages in one datagram, and the kernel's own words on a refusal.
-//! - [`read`] and [`write`]: the model from messages and messages from the
+//! - [`mod@read`] and [`mod@write`]: the model from messages and messages from the
 //!   model.
 //! - [`sysctl`]: the settings under /proc/sys/net.
 //! - [`ports`]: many TAPs at once.

@@ -77,6 +77,7 @@ pub fn link(message: &LinkMessage, names: &Names) -> Option<Link> {
         mtu: 0,
         hardware: message.header.link_layer_type.into(),
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         running: message
             .header
             .flags

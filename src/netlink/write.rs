@@ -68,6 +68,10 @@ pub fn message(op: &Op, index: &mut IndexOf) -> std::io::Result<Option<Message>>
             NLM_F_CREATE | NLM_F_APPEND,
         ),
         Op::PrependRoute(route) => (M::NewRoute(route_message(route, true, index)?), NLM_F_CREATE),
+        Op::ReplaceRoute(route) => (
+            M::NewRoute(route_message(route, true, index)?),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        ),
         Op::DeleteRoute(route) => (M::DelRoute(route_message(route, false, index)?), 0),
         Op::SetNeighbour(n) => (
             M::NewNeighbour(neighbour_message(n, index(&n.dev)?)),

@@ -77,6 +77,7 @@ impl Op {
             Op::DeleteAddress { dev, address } => Some(format!("ip address del {address} dev {dev}")),
             Op::AppendRoute(route) => Some(route_command("append", route, &mut unsaid)),
             Op::PrependRoute(route) => Some(route_command("prepend", route, &mut unsaid)),
+            Op::ReplaceRoute(route) => Some(route_command("replace", route, &mut unsaid)),
             Op::DeleteRoute(route) => Some(route_command("del", route, &mut Vec::new())),
             Op::SetNeighbour(n) => Some(format!("ip neighbour replace {}", neighbour_text(n))),
             Op::DeleteNeighbour(n) => {

@@ -73,6 +73,8 @@ pub enum Op {
     AppendRoute(Route),
     /// Adds an IPv4 route in front of those of the same priority.
     PrependRoute(Route),
+    /// Puts an IPv6 route into the place of the first of the same priority.
+    ReplaceRoute(Route),
     /// Removes a route.
     DeleteRoute(Route),
     /// Adds a neighbour, or replaces what is known of it.

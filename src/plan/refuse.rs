@@ -245,7 +245,7 @@ pub fn warnings(live: &HostState, uplink: &IfName) -> Vec<String> {
         ));
     }
     let link = live.link(uplink);
-    if link.is_some_and(|link| link.up && !link.running) {
+    if link.is_some_and(|link| link.up && !link.carrier) {
         found.push(format!("{uplink} has no carrier: is the cable in?"));
     }
     let shared = |r: &&Route| r.uses(uplink) && r.hops.len() > 1;

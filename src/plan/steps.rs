@@ -109,7 +109,9 @@ impl<'a> Planner<'a> {
     }
 
     fn uplink_runs(&self) -> bool {
-        self.live.link(&self.target.uplink).is_some_and(|l| l.running)
+        self.live
+            .link(&self.target.uplink)
+            .is_some_and(|l| l.running || (l.up && l.carrier))
     }
 
     fn wanted(&self, family: Family) -> impl DoubleEndedIterator<Item = &'a Address> {
@@ -225,7 +227,7 @@ impl<'a> Planner<'a> {
             .cloned()
             .collect();
         routes.sort_by_key(|r| !by_gateway(r));
-        let mut ops: Vec<Op> = routes.into_iter().map(Op::DeleteRoute).collect();
+        let mut ops: Vec<Op> = routes.into_iter().map(|route| self.take(route)).collect();
         let configured = self.left.neighbours.iter().filter(|n| n.is_configured());
         ops.extend(configured.cloned().map(Op::DeleteNeighbour));
         let addresses = self.left.addresses.iter().rev();
@@ -235,13 +237,8 @@ impl<'a> Planner<'a> {
                 .chain(v4)
                 .map(|address| Op::DeleteAddress { dev: dev(), address }),
         );
-        for route in self
-            .target
-            .network
-            .routes
-            .iter()
-            .filter(|r| self.stood_in_front(r))
-        {
+        let wanted = self.target.network.routes.iter();
+        for route in wanted.filter(|r| r.family() == Family::V4 && self.stood_first(r)) {
             ops.push(Op::DeleteRoute(route.clone()));
             ops.push(Op::PrependRoute(route.clone()));
         }
@@ -254,17 +251,29 @@ impl<'a> Planner<'a> {
         ops
     }
 
-    /// Whether the other's copy of an IPv4 route stands in front of a third
-    /// device's of the same priority (two NICs on one network): the holder's,
-    /// which was appended behind both, must change its place.
-    fn stood_in_front(&self, route: &Route) -> bool {
+    /// Takes a route from the other. An IPv6 route that stood before a third
+    /// device's leaves its place to the holder's.
+    fn take(&self, route: Route) -> Op {
+        let holders = route.renamed(self.other, self.holder);
+        let wanted = self.target.network.routes.iter().find(|r| r.same(&holders));
+        match wanted.filter(|r| r.family() == Family::V6 && self.stood_first(r)) {
+            Some(wanted) => Op::ReplaceRoute(wanted.clone()),
+            None => Op::DeleteRoute(route),
+        }
+    }
+
+    /// Whether the other's copy of a route stands before a third device's of
+    /// the same priority (two NICs on one network), where the first one wins.
+    /// What is merely added comes behind both.
+    fn stood_first(&self, route: &Route) -> bool {
+        if route.protocol == protocol::RA {
+            // The kernel's own comes, and where is the kernel's affair.
+            return false;
+        }
         let others = route.renamed(self.holder, self.other);
-        let mut same = self
-            .live
-            .routes
-            .iter()
-            .filter(|r| r.family() == Family::V4 && r.same_slot(route));
-        same.any(|r| r.same(&others)) && same.any(|r| !r.uses(self.holder) && !r.uses(self.other))
+        let same_slot = self.live.routes.iter().filter(|r| r.same_slot(route));
+        let mut rivals = same_slot.filter(|r| !r.uses(self.holder));
+        rivals.next().is_some_and(|first| first.same(&others)) && rivals.next().is_some()
     }
 }
 

@@ -31,3 +31,13 @@ ip -n host addr add 2001:db8::21/64 dev eth0 nodad
 ip -n host link set eth0 up
 ip -n host route add default via 192.0.2.1
 ip -n host -6 route add default via 2001:db8::1
+# The kernel takes up to a second to say that a new link is up, and a bridge
+# keeps a port shut until then: a real host's NIC has been up for long.
+for end in host:eth0 lan:lan0; do
+    tries=300
+    until ip -n "${end%:*}" -o link show "${end#*:}" | grep -q 'state UP'; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || { echo "$end did not come up" >&2; exit 1; }
+        sleep 0.01
+    done
+done

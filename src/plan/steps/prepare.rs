@@ -2,7 +2,7 @@
 
 use crate::model::network::Sysctls;
 use crate::model::route::protocol;
-use crate::model::{Address, Family, IfName, Neighbour, Route, neighbour};
+use crate::model::{Address, Family, IfName, Link, Neighbour, Route, neighbour};
 
 use super::{
     ADDR_GEN_MODE, ADDR_GEN_NONE, Holder, MTU_V6, Op, Planner, RP_FILTER, RP_LOOSE, RP_STRICT, Shadow,
@@ -15,6 +15,14 @@ impl Planner<'_> {
         let mut ops = Vec::new();
         let dev = || self.holder.clone();
         let link = self.live.link(self.holder);
+        // One that was set up a moment ago: as a port it would stay disabled
+        // until the kernel has seen that it runs (`br_add_if()`).
+        let about_to_run = |l: &Link| l.up && l.carrier && !l.running;
+        if self.moving && self.live.link(&self.target.uplink).is_some_and(about_to_run) {
+            ops.push(Op::AwaitRunning {
+                dev: self.target.uplink.clone(),
+            });
+        }
         if self.target.holder == Holder::Bridge {
             let bridge = &self.target.bridge;
             match link {

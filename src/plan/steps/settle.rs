@@ -45,9 +45,9 @@ impl Planner<'_> {
         let unwanted = self.unwanted_prefix_routes(changed);
         ops.extend(unwanted);
         let keeps_shadow = |s: &&Shadow| s.route.protocol == protocol::RA;
-        let last = shadows
-            .iter()
-            .filter(|s| !keeps_shadow(s) && !self.comes_with_address_v6(s.route));
+        let last = shadows.iter().filter(|s| {
+            !keeps_shadow(s) && !self.comes_with_address_v6(s.route) && !self.stood_first(s.route)
+        });
         let mut routes: Vec<Route> = last.map(|s| s.route.clone()).collect();
         routes.sort_by_key(by_gateway);
         ops.extend(routes.into_iter().map(Op::AppendRoute));

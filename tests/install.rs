@@ -1,0 +1,272 @@
+//! scripts/install on real trees: what it puts there, twice, and removes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A directory that goes with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("vmbr-install-{}-{number}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Every path below `top`: its mode, inode and content.
+fn tree(top: &Path) -> BTreeMap<PathBuf, (u32, u64, Vec<u8>)> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![top.to_owned()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            let about = fs::symlink_metadata(&path).unwrap();
+            let content = if about.is_file() {
+                fs::read(&path).unwrap()
+            } else {
+                Vec::new()
+            };
+            if about.is_dir() {
+                left.push(path.clone());
+            }
+            let name = path.strip_prefix(top).unwrap().to_owned();
+            found.insert(name, (about.permissions().mode(), about.ino(), content));
+        }
+    }
+    found
+}
+
+fn names(top: &Path) -> Vec<String> {
+    tree(top)
+        .into_keys()
+        .map(|path| path.to_str().unwrap().to_owned())
+        .collect()
+}
+
+/// scripts/install in a mount namespace whose /etc is `scratch`/etc, after
+/// the shell commands of `prelude`.
+fn install(scratch: &Scratch, prelude: &str, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let etc = scratch.0.join("etc");
+    if !etc.exists() {
+        fs::create_dir(&etc).unwrap();
+        for file in ["passwd", "group"] {
+            fs::copy(Path::new("/etc").join(file), etc.join(file)).unwrap();
+        }
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    command.arg("set -e; mount --bind \"$1\" /etc; eval \"$2\"; shift 2; exec \"$@\"");
+    command.arg("sh").arg(&etc).arg(prelude);
+    command
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/install"))
+        .args(arguments);
+    command
+        .env_remove("PREFIX")
+        .env_remove("DESTDIR")
+        .envs(variables.iter().copied());
+    command.output().expect("running unshare")
+}
+
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn ok(output: Output) -> String {
+    assert!(output.status.success(), "{:?}: {}", output.status, words(&output));
+    words(&output)
+}
+
+#[test]
+fn a_prefix_gets_everything_once_and_loses_exactly_that() {
+    let scratch = Scratch::new();
+    let prefix = scratch.0.join("usr");
+    fs::create_dir_all(prefix.join("bin")).unwrap();
+    fs::write(prefix.join("bin/other"), "not ours").unwrap();
+    let variables = [("PREFIX", prefix.to_str().unwrap())];
+    assert!(ok(install(&scratch, "", &variables, &["--uninstall"])).contains("nothing is installed"));
+    let before = tree(&scratch.0);
+
+    ok(install(&scratch, "", &variables, &[]));
+    let installed = names(&prefix);
+    for wanted in [
+        "bin/vmbr",
+        "libexec/vmbr-helper",
+        "share/man/man1/vmbr.1",
+        "share/man/man1/vmbr-up.1",
+        "share/bash-completion/completions/vmbr",
+        "share/zsh/site-functions/_vmbr",
+        "share/fish/vendor_completions.d/vmbr.fish",
+    ] {
+        assert!(
+            installed.iter().any(|name| name == wanted),
+            "{wanted} is not in {installed:#?}"
+        );
+    }
+    let helper = prefix.join("libexec/vmbr-helper");
+    let mode = fs::metadata(&helper).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o755, "no setuid");
+    let capability = Command::new("getcap").arg(&helper).output().unwrap();
+    let capability = String::from_utf8_lossy(&capability.stdout).into_owned();
+    assert!(capability.trim_end().ends_with("cap_net_admin=p"), "{capability}");
+    let conf = fs::read_to_string(scratch.0.join("etc/qemu/bridge.conf")).unwrap();
+    assert!(
+        conf.lines().all(|line| line.is_empty() || line.starts_with('#')),
+        "allows something: {conf}"
+    );
+    assert!(
+        !scratch.0.join("etc/vmbr").exists(),
+        "acl.conf would shadow bridge.conf"
+    );
+    let example = fs::read_to_string(prefix.join("share/doc/vmbr/qemu/network.cfg")).unwrap();
+    assert!(example.contains(helper.to_str().unwrap()), "{example}");
+
+    let once = tree(&scratch.0);
+    assert!(ok(install(&scratch, "", &variables, &[])).contains("already installed"));
+    let twice = tree(&scratch.0);
+    let keep = |tree: &BTreeMap<PathBuf, (u32, u64, Vec<u8>)>| {
+        let mut kept = tree.clone();
+        kept.retain(|path, _| !path.ends_with("share/vmbr/manifest"));
+        kept
+    };
+    assert!(keep(&once) == keep(&twice), "the second run replaced files");
+
+    ok(install(&scratch, "", &variables, &["--uninstall"]));
+    let after = tree(&scratch.0);
+    assert_eq!(
+        after.keys().collect::<Vec<_>>(),
+        before.keys().collect::<Vec<_>>()
+    );
+    assert!(after == before);
+}
+
+#[test]
+fn a_lost_capability_and_a_changed_file_are_mended() {
+    let scratch = Scratch::new();
+    let prefix = scratch.0.join("usr");
+    let variables = [("PREFIX", prefix.to_str().unwrap())];
+    ok(install(&scratch, "", &variables, &[]));
+    let helper = prefix.join("libexec/vmbr-helper");
+    // Writing to a file takes its capability away.
+    fs::write(&helper, "something else").unwrap();
+    ok(install(&scratch, "", &variables, &[]));
+    let capability = Command::new("getcap").arg(&helper).output().unwrap();
+    assert!(String::from_utf8_lossy(&capability.stdout).contains("cap_net_admin=p"));
+}
+
+#[test]
+fn an_existing_bridge_conf_is_left_alone() {
+    let scratch = Scratch::new();
+    let prefix = scratch.0.join("usr");
+    let variables = [("PREFIX", prefix.to_str().unwrap())];
+    ok(install(&scratch, "", &variables, &[]));
+    let conf = scratch.0.join("etc/qemu/bridge.conf");
+    fs::write(&conf, "allow br0\n").unwrap();
+    ok(install(&scratch, "", &variables, &[]));
+    assert_eq!(fs::read_to_string(&conf).unwrap(), "allow br0\n");
+    let said = ok(install(&scratch, "", &variables, &["--uninstall"]));
+    assert!(said.contains("bridge.conf"), "{said}");
+    assert_eq!(fs::read_to_string(&conf).unwrap(), "allow br0\n");
+    assert!(!prefix.exists());
+
+    // One that was there first is none of the installer's, changed or not.
+    ok(install(&scratch, "", &variables, &[]));
+    ok(install(&scratch, "", &variables, &["--uninstall"]));
+    assert_eq!(fs::read_to_string(&conf).unwrap(), "allow br0\n");
+}
+
+#[test]
+fn a_package_tree_needs_no_privilege_and_says_what_is_left_to_do() {
+    let scratch = Scratch::new();
+    let stage = scratch.0.join("stage");
+    let stage_name = stage.to_str().unwrap();
+    let variables = [("DESTDIR", stage_name), ("PREFIX", "/usr")];
+    let said = ok(install(&scratch, "", &variables, &[]));
+    assert!(
+        said.contains("setcap cap_net_admin=p /usr/libexec/vmbr-helper"),
+        "{said}"
+    );
+    let installed = names(&stage);
+    for wanted in ["usr/bin/vmbr", "usr/libexec/vmbr-helper", "etc/qemu/bridge.conf"] {
+        assert!(
+            installed.iter().any(|name| name == wanted),
+            "{wanted} is not in {installed:#?}"
+        );
+    }
+    let helper = fs::read(stage.join("usr/libexec/vmbr-helper")).unwrap();
+    let about = fs::metadata(stage.join("usr/libexec/vmbr-helper")).unwrap();
+    assert_eq!(about.uid(), 0);
+    assert!(!helper.is_empty());
+    assert!(
+        !scratch.0.join("etc/qemu").exists(),
+        "the machine's own /etc was touched"
+    );
+    ok(install(&scratch, "", &variables, &["--uninstall"]));
+    assert!(!stage.exists() || names(&stage).is_empty(), "{:?}", names(&stage));
+}
+
+#[test]
+fn a_nosuid_mount_is_refused_before_anything_is_installed() {
+    let scratch = Scratch::new();
+    let prefix = scratch.0.join("usr");
+    fs::create_dir(&prefix).unwrap();
+    let prefix = prefix.to_str().unwrap();
+    let prelude = format!("mount -t tmpfs -o nosuid none {prefix}; trap 'ls -A {prefix} >&2' EXIT");
+    let refused = install(&scratch, &prelude, &[("PREFIX", prefix)], &[]);
+    assert_eq!(refused.status.code(), Some(3), "{}", words(&refused));
+    assert!(words(&refused).contains("nosuid"), "{}", words(&refused));
+    assert!(!scratch.0.join("etc/qemu").exists());
+}
+
+#[test]
+fn without_setfcap_the_helper_is_said_to_be_useless() {
+    let scratch = Scratch::new();
+    let prefix = scratch.0.join("usr");
+    let variables = [("PREFIX", prefix.to_str().unwrap())];
+    let prelude = "shift 2; set -- - - setpriv --bounding-set=-setfcap \"$@\"";
+    let ended = install(&scratch, prelude, &variables, &[]);
+    assert_eq!(ended.status.code(), Some(4), "{}", words(&ended));
+    assert!(
+        words(&ended).contains("setcap cap_net_admin=p"),
+        "{}",
+        words(&ended)
+    );
+}
+
+#[test]
+fn a_missing_tun_device_is_told_with_its_remedy() {
+    let scratch = Scratch::new();
+    let prefix = scratch.0.join("usr");
+    let prelude = "mount -t tmpfs none /dev/net";
+    let said = ok(install(
+        &scratch,
+        prelude,
+        &[("PREFIX", prefix.to_str().unwrap())],
+        &[],
+    ));
+    assert!(said.contains("modprobe tun"), "{said}");
+}
+
+#[test]
+fn bad_usage_is_told() {
+    let scratch = Scratch::new();
+    assert_eq!(install(&scratch, "", &[], &["--sideways"]).status.code(), Some(2));
+    assert_eq!(
+        install(&scratch, "", &[("PREFIX", "usr")], &[]).status.code(),
+        Some(2)
+    );
+}
