@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// How long the machine may take; about a third is usual.
-const LIMIT: Duration = Duration::from_secs(180);
+/// How long the machine may take; a third is usual.
+const LIMIT: Duration = Duration::from_secs(360);
 
 static REPORT: LazyLock<Result<Report, String>> = LazyLock::new(Report::make);
 
@@ -219,7 +219,13 @@ impl State {
                     let addresses = entry.get_mut("addr_info").and_then(Value::as_array_mut);
                     addresses.into_iter().flatten().for_each(no_time);
                     no_time(entry);
+                    no_history(entry);
                 }
+            }
+            match part.as_str() {
+                "addr" => never_up(&was, &mut is),
+                "route6" => [&mut was, &mut is].into_iter().for_each(by_kernel_last),
+                _ => {}
             }
             assert_eq!(is, was, "{part} is not as it was");
         }
@@ -272,7 +278,7 @@ impl State {
 /// Takes away what passes by itself: the time that is left. Whether an end
 /// was set at all stays.
 fn no_time(entry: &mut Value) {
-    for key in ["valid_life_time", "preferred_life_time"] {
+    for key in ["valid_life_time", "preferred_life_time", "expires"] {
         if entry[key].as_u64().is_some_and(|left| left < 4_294_967_295) {
             entry[key] = "some".into();
         }
@@ -281,6 +287,38 @@ fn no_time(entry: &mut Value) {
     if let Some(map) = entry.as_object_mut() {
         map.retain(|_, value| !value.is_null());
     }
+}
+
+/// Takes away what a bond counts: a test that cuts a cable is counted.
+fn no_history(link: &mut Value) {
+    let slave = link.pointer_mut("/linkinfo/info_slave_data");
+    if let Some(counters) = slave.and_then(Value::as_object_mut) {
+        counters.remove("link_failure_count");
+    }
+}
+
+/// A device that was never up has no queueing discipline yet; from its first
+/// time on it keeps one (`dev_activate()`, net/sched/sch_generic.c).
+fn never_up(was: &Value, is: &mut Value) {
+    for link in is.as_array_mut().unwrap() {
+        let same = |old: &&Value| old["ifindex"] == link["ifindex"];
+        let old = was.as_array().unwrap().iter().find(same);
+        if old.is_some_and(|old| old["qdisc"] == "noop") {
+            link["qdisc"] = "noop".into();
+        }
+    }
+}
+
+/// Puts the kernel's own routes of the table `local` last, sorted: they say
+/// which addresses are the host's, and two devices' for one address may stand
+/// in either order. No program can order them. All others keep their places.
+fn by_kernel_last(routes: &mut Value) {
+    let routes = routes.as_array_mut().unwrap();
+    let of_kernel = |r: &Value| r["table"] == "local" && r["protocol"] == "kernel";
+    routes.sort_by_cached_key(|r| {
+        let own = of_kernel(r);
+        (own, if own { r.to_string() } else { String::new() })
+    });
 }
 
 fn succeed(command: &mut Command) -> Result<(), String> {
@@ -320,12 +358,14 @@ fn there_and_back(case: &str, uplink: &str) {
 }
 
 #[test]
+#[ignore = "boots a virtual machine: two minutes of software emulation; scripts/test --all runs it"]
 fn a_nic_of_the_distributions_kernel() {
     there_and_back("plain", "eth0");
     assert!(report().ended("plain", "again", 0).contains("already so"));
 }
 
 #[test]
+#[ignore = "boots a virtual machine: two minutes of software emulation; scripts/test --all runs it"]
 fn a_vlan_is_an_uplink() {
     there_and_back("vlan", "eth0.100");
     let report = report();
@@ -345,6 +385,7 @@ fn a_vlan_is_an_uplink() {
 }
 
 #[test]
+#[ignore = "boots a virtual machine: two minutes of software emulation; scripts/test --all runs it"]
 fn a_bond_is_an_uplink_and_fails_over_as_a_port() {
     there_and_back("bond", "bond0");
     let moments = [
@@ -359,6 +400,7 @@ fn a_bond_is_an_uplink_and_fails_over_as_a_port() {
 }
 
 #[test]
+#[ignore = "boots a virtual machine: two minutes of software emulation; scripts/test --all runs it"]
 fn a_slave_of_a_bond_is_refused() {
     let report = report();
     let words = report.ended("bond", "slave", 3);
@@ -372,6 +414,7 @@ fn a_slave_of_a_bond_is_refused() {
 }
 
 #[test]
+#[ignore = "boots a virtual machine: two minutes of software emulation; scripts/test --all runs it"]
 fn a_vlan_on_top_of_the_uplink_keeps_working() {
     there_and_back("on-top", "eth0");
     let report = report();
@@ -391,6 +434,7 @@ fn a_vlan_on_top_of_the_uplink_keeps_working() {
 }
 
 #[test]
+#[ignore = "boots a virtual machine: two minutes of software emulation; scripts/test --all runs it"]
 fn an_uplink_without_an_address_is_fine() {
     let report = report();
     report.all_well("bare", &["up-down-one", "up-up-one", "down-one", "down-two"]);
@@ -406,6 +450,7 @@ fn an_uplink_without_an_address_is_fine() {
 }
 
 #[test]
+#[ignore = "boots a virtual machine: two minutes of software emulation; scripts/test --all runs it"]
 fn a_vrf_and_its_ports_are_refused() {
     let report = report();
     for step in ["port", "vrf"] {
