@@ -18,7 +18,7 @@ else
     bold='' dim='' red='' green='' plain=''
 fi
 # The scripts that source this use these; not each uses all of them.
-: "$bold" "$dim" "$red" "$green" "$plain" "$musl_target"
+: "$bold" "$dim" "$red" "$green" "$plain" "$target" "$musl_target"
 
 note() { printf '%s\n' "$me: $*" >&2; }
 # The exit statuses are vmbr's own: 1 failed, 2 bad usage, 3 refused before

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::link::LinkFlags;
 use nix::errno::Errno;
 
-use crate::model::route::protocol;
+use crate::model::route::{kind, protocol};
 use crate::model::{IfName, Route};
 use crate::netlink::wire::Wire;
 use crate::netlink::{KernelError, dump, sysctl, write};
@@ -18,6 +19,8 @@ use super::solicit::solicit;
 
 /// How long a bridge may take to see its first port's carrier.
 const CARRIER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the kernel's deferred work for new addresses may take.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the kernel may take to learn a route from an advertisement: a
 /// router answers within half a second (RFC 4861, 6.2.6).
 const ROUTER_PATIENCE: Duration = Duration::from_secs(3);
@@ -115,6 +118,7 @@ impl Executor {
         match op {
             Op::SetSysctl { dev, key, value } => Ok(sysctl::write(dev.as_str(), key, value)?),
             Op::AwaitRunning { dev } => self.await_running(dev),
+            Op::AwaitAddresses { dev, addresses } => await_addresses(dev, addresses),
             Op::SolicitRouters { dev } => self.await_routers(dev),
             op => match self.message(op)? {
                 Some(message) => {
@@ -163,6 +167,32 @@ impl Executor {
             sleep(Duration::from_millis(50));
         }
         Ok(())
+    }
+}
+
+/// Waits for the addresses' routes in the local table. Where IPv6 is off there
+/// are none to wait for, and the comparison in the end finds that.
+fn await_addresses(dev: &IfName, addresses: &[Ipv6Addr]) -> Result<(), KernelError> {
+    let deadline = Instant::now() + ADDRESS_PATIENCE;
+    loop {
+        let state = dump::network()?;
+        let accepted = |address: &Ipv6Addr| {
+            let to_it = |r: &Route| {
+                r.kind == kind::LOCAL
+                    && r.uses(dev)
+                    && r.dst.is_host()
+                    && r.dst.address == IpAddr::V6(*address)
+            };
+            state.routes.iter().any(to_it)
+        };
+        match addresses.iter().find(|address| !accepted(address)) {
+            None => return Ok(()),
+            Some(address) if Instant::now() > deadline => {
+                let text = format!("{dev} does not accept {address}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text).into());
+            }
+            Some(_) => sleep(Duration::from_micros(500)),
+        }
     }
 }
 

@@ -122,7 +122,7 @@ fn lower_case<S: serde::Serializer>(mac: &Option<MacAddr6>, serializer: S) -> Re
 /// Runs `vmbr status`.
 pub fn run(status: &Status, args: &Args) -> Result<(), Error> {
     let place = Place::find(args)?;
-    let (live, learned) = dump::network_and_learned().map_err(|error| Error::unreadable(&error))?;
+    let (live, learned) = dump::picture().map_err(|error| Error::unreadable(&error))?;
     let mut bridges = bridges(&live, &learned, &place);
     if let Some(name) = &status.bridge {
         let names: Vec<String> = bridges.iter().map(|bridge| bridge.name.to_string()).collect();

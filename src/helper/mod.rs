@@ -7,7 +7,7 @@
 //! or with a sentence on stderr and another status. The user is the
 //! adversary: he chooses the arguments, the environment, the open
 //! descriptors, the limits, the signals and the moment. In return the program
-//! does one thing, in a straight line ([`serve`]), in these stages:
+//! does one thing, in a straight line (`serve`), in these stages:
 //!
 //! 1. **Look, as the caller.** Arguments and the inherited socket are checked
 //!    before anything is opened. (Descriptors 0 to 2 are open by then: the

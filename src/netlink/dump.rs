@@ -8,10 +8,11 @@ use futures_util::{Stream, StreamExt};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::RouteMessage;
-use rtnetlink::{Handle, IpVersion};
+use rtnetlink::{Handle, IpVersion, NeighbourGetRequest};
 
 use macaddr::MacAddr6;
 
+use crate::model::route::table;
 use crate::model::{HostState, IfName, Link};
 
 use super::read::{self, Names};
@@ -59,28 +60,14 @@ pub fn network() -> io::Result<HostState> {
             links,
             ..HostState::default()
         };
-        for message in collect("addresses", handle.address().get().execute()).await? {
-            if let Some((dev, address)) = read::address(&message, &names) {
-                state.addresses.entry(dev).or_default().push(address);
-            }
-        }
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut request = RouteMessage::default();
-            request.header.address_family = family;
-            let messages = collect("routes", handle.route().get(request).execute()).await?;
-            state
-                .routes
-                .extend(messages.iter().filter_map(|m| read::route(m, &names)));
-        }
+        addresses(&handle, &names, &mut state).await?;
+        routes(&handle, &names, ALL_TABLES, &mut state).await?;
         for version in [IpVersion::V4, IpVersion::V6] {
             let messages = collect("rules", handle.rule().get(version).execute()).await?;
             state.rules.extend(messages.iter().filter_map(read::rule));
         }
         for request in [handle.neighbours().get(), handle.neighbours().get().proxies()] {
-            let messages = collect("neighbours", request.execute()).await?;
-            state
-                .neighbours
-                .extend(messages.iter().filter_map(|m| read::neighbour_entry(m, &names)));
+            neighbours(request, &names, &mut state).await?;
         }
         Ok(state)
     })
@@ -95,26 +82,31 @@ pub struct Learned {
     pub mac: MacAddr6,
 }
 
-/// Reads the namespace as [`network`] does, and the MACs that its bridges
-/// learned (`bridge fdb`).
+/// Reads what a picture of the host needs: devices, addresses, routes of the
+/// main table, neighbours, and the MACs that bridges learned (`bridge fdb`).
+/// With a thousand ports the other tables are long.
 ///
 /// # Errors
 /// As of [`snapshot`].
-pub fn network_and_learned() -> io::Result<(HostState, Vec<Learned>)> {
-    let state = network()?;
-    let mut names = Names::default();
-    for link in &state.links {
-        names.insert(link.index, link.name.clone());
-    }
-    let learned = with_handle(async |handle| {
+pub fn picture() -> io::Result<(HostState, Vec<Learned>)> {
+    with_handle(async |handle| {
+        let (links, names) = links(&handle).await?;
+        let mut state = HostState {
+            links,
+            ..HostState::default()
+        };
+        addresses(&handle, &names, &mut state).await?;
+        routes(&handle, &names, table::MAIN as u8, &mut state).await?;
+        let request = handle.neighbours().get();
+        neighbours(request, &names, &mut state).await?;
         let request = handle
             .neighbours()
             .get()
             .set_address_family(AddressFamily::Bridge);
         let messages = collect("bridges' tables", request.execute()).await?;
-        Ok(messages.iter().filter_map(|m| read::learned(m, &names)).collect())
-    })?;
-    Ok((state, learned))
+        let learned = messages.iter().filter_map(|m| read::learned(m, &names));
+        Ok((state, learned.collect()))
+    })
 }
 
 /// The device groups that are in use.
@@ -141,12 +133,45 @@ fn with_handle<T>(work: impl AsyncFnOnce(Handle) -> io::Result<T>) -> io::Result
         .enable_io()
         .build()?;
     runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
         let task = tokio::spawn(connection);
         let answer = work(handle).await;
         task.abort();
         answer
     })
+}
+
+/// `RT_TABLE_UNSPEC`: in a question for routes, those of every table.
+const ALL_TABLES: u8 = 0;
+
+async fn addresses(handle: &Handle, names: &Names, state: &mut HostState) -> io::Result<()> {
+    for message in collect("addresses", handle.address().get().execute()).await? {
+        if let Some((dev, address)) = read::address(&message, names) {
+            state.addresses.entry(dev).or_default().push(address);
+        }
+    }
+    Ok(())
+}
+
+async fn routes(handle: &Handle, names: &Names, table: u8, state: &mut HostState) -> io::Result<()> {
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        request.header.table = table;
+        let messages = collect("routes", handle.route().get(request).execute()).await?;
+        state
+            .routes
+            .extend(messages.iter().filter_map(|m| read::route(m, names)));
+    }
+    Ok(())
+}
+
+async fn neighbours(request: NeighbourGetRequest, names: &Names, state: &mut HostState) -> io::Result<()> {
+    let messages = collect("neighbours", request.execute()).await?;
+    state
+        .neighbours
+        .extend(messages.iter().filter_map(|m| read::neighbour_entry(m, names)));
+    Ok(())
 }
 
 async fn links(handle: &Handle) -> io::Result<(Vec<Link>, Names)> {

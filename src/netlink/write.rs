@@ -80,7 +80,10 @@ pub fn message(op: &Op, index: &mut IndexOf) -> std::io::Result<Option<Message>>
         Op::DeleteNeighbour(n) => (M::DelNeighbour(neighbour_message(n, index(&n.dev)?)), 0),
         Op::AddRule(rule) => (M::NewRule(rule_message(rule)), NLM_F_CREATE | NLM_F_EXCL),
         Op::DeleteRule(rule) => (M::DelRule(rule_message(rule)), 0),
-        Op::SetSysctl { .. } | Op::AwaitRunning { .. } | Op::SolicitRouters { .. } => return Ok(None),
+        Op::SetSysctl { .. }
+        | Op::AwaitRunning { .. }
+        | Op::AwaitAddresses { .. }
+        | Op::SolicitRouters { .. } => return Ok(None),
     }))
 }
 

@@ -93,6 +93,12 @@ impl Op {
                 ));
                 None
             }
+            Op::AwaitAddresses { dev, .. } => {
+                unsaid.push(format!(
+                    "vmbr waits here until {dev} accepts its IPv6 addresses: a command takes longer than that"
+                ));
+                None
+            }
             Op::SolicitRouters { dev } => {
                 unsaid.push(format!(
                     "vmbr asks here for a router advertisement on {dev}, and removes its copy of a default route \
@@ -109,6 +115,7 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Op::AwaitRunning { dev } => write!(f, "waiting for {dev}'s carrier"),
+            Op::AwaitAddresses { dev, .. } => write!(f, "waiting until {dev} accepts its IPv6 addresses"),
             Op::SolicitRouters { dev } => write!(f, "asking the routers on {dev} for an advertisement"),
             op => f.write_str(op.command().text.as_deref().unwrap_or_default()),
         }

@@ -1,5 +1,7 @@
 //! Operations: the single changes that a plan is made of.
 
+use std::net::Ipv6Addr;
+
 use macaddr::MacAddr6;
 
 use crate::model::{Address, IfName, Neighbour, Route, Rule};
@@ -100,6 +102,15 @@ pub enum Op {
     AwaitRunning {
         /// The device.
         dev: IfName,
+    },
+    /// Waits until the host accepts packets to IPv6 addresses that were just
+    /// added: the kernel adds their routes in the local table by deferred
+    /// work (`addrconf_dad_work()`, net/ipv6/addrconf.c).
+    AwaitAddresses {
+        /// The device.
+        dev: IfName,
+        /// The addresses.
+        addresses: Vec<Ipv6Addr>,
     },
     /// Asks the link's routers for an advertisement (RFC 4861, 6.3.7) and
     /// waits until the kernel has a default route of its own from one.

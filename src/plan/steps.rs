@@ -29,6 +29,7 @@ pub fn plan(live: &HostState, target: &Target) -> Plan {
     plan.push(Stage::Prepare, planner.routes(&shadows));
     plan.push(Stage::Prepare, planner.neighbours());
     plan.push(Stage::Prepare, planner.rules());
+    plan.push(Stage::Prepare, planner.await_addresses());
     plan.push(Stage::Enslave, planner.enslave());
     plan.push(Stage::Flip, planner.flip());
     plan.push(Stage::Settle, planner.final_forms(&shadows));

@@ -204,7 +204,7 @@ impl State {
                 // What was learned comes and goes.
                 "neigh" => list.retain(|n| {
                     let state = n["state"].to_string();
-                    state.contains("PERMANENT") || n["extern_learn"].is_null() == false
+                    state.contains("PERMANENT") || !n["extern_learn"].is_null()
                 }),
                 "addr" => {
                     list.sort_by_key(|l| l["ifindex"].as_u64());

@@ -76,6 +76,14 @@ pub struct Answer {
 impl Stage {
     /// Makes it. The helper in it has the file capability.
     pub fn new(hint: &str) -> Self {
+        let stage = Self::without_bridge(hint);
+        stage.ns.ip(&["link", "add", "br0", "type", "bridge"]);
+        stage.ns.ip(&["link", "set", "br0", "up"]);
+        stage
+    }
+
+    /// The same for a test that has its bridge made by `vmbr`.
+    pub fn without_bridge(hint: &str) -> Self {
         let ns = Namespace::new(hint);
         let directory = std::env::temp_dir().join(ns.name());
         fs::create_dir(&directory).unwrap();
@@ -89,8 +97,6 @@ impl Stage {
         fs::set_permissions(directory.join("log"), fs::Permissions::from_mode(0o666)).unwrap();
         let stage = Self { ns, directory, log };
         stage.install(HELPER, "cap_net_admin=p");
-        stage.ns.ip(&["link", "add", "br0", "type", "bridge"]);
-        stage.ns.ip(&["link", "set", "br0", "up"]);
         stage
     }
 

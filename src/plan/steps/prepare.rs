@@ -1,5 +1,8 @@
 //! What the new holder gets, in a form that does not win yet.
 
+use std::net::IpAddr;
+
+use crate::model::address::flag;
 use crate::model::network::Sysctls;
 use crate::model::route::protocol;
 use crate::model::{Address, Family, IfName, Link, Neighbour, Route, neighbour};
@@ -219,6 +222,31 @@ impl Planner<'_> {
             .cloned()
             .map(Op::AddRule)
             .collect()
+    }
+
+    /// Waits for the new IPv6 addresses that need no duplicate address
+    /// detection: with the other's copies gone, the host would drop what is
+    /// sent to them.
+    pub(super) fn await_addresses(&self) -> Vec<Op> {
+        let missing = |wanted: &&Address| !self.have.addresses.iter().any(|a| a.same_key(wanted));
+        let spared = |a: &Address| passing_form(a).flags & flag::NODAD != 0;
+        let new = self
+            .wanted(Family::V6)
+            .filter(missing)
+            .filter(|a| spared(a))
+            .filter_map(|a| match a.local {
+                IpAddr::V6(address) => Some(address),
+                IpAddr::V4(_) => None,
+            });
+        let addresses: Vec<_> = new.collect();
+        let up = self.target.holder == Holder::Bridge || self.target.uplink_up;
+        if addresses.is_empty() || !self.moving || !up {
+            return Vec::new();
+        }
+        vec![Op::AwaitAddresses {
+            dev: self.holder.clone(),
+            addresses,
+        }]
     }
 }
 

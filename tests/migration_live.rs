@@ -1,0 +1,345 @@
+//! The network does not stand still while a bridge carries it: routers
+//! advertise, people add addresses and routes, guests join, and a power cut
+//! comes in the middle of a change.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at the first surprise"
+)]
+
+mod common;
+#[path = "common/host.rs"]
+mod host;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use common::{Ended, run, wait_until};
+use host::{Host, MAC, ping, script_in};
+
+/// How long the kernel and the programs may take for what they do at once.
+const SOON: Duration = Duration::from_secs(6);
+/// How long a default route that is there twice may stay so.
+const ONE_DEFAULT: Duration = Duration::from_secs(10);
+
+const STATIC: &str = "
+    ip link set eth0 up
+    ip addr add 192.0.2.21/24 brd + dev eth0
+    ip addr add 2001:db8::21/64 dev eth0
+    ip route add default via 192.0.2.1
+    ip -6 route add default via 2001:db8::1";
+
+/// A router of the LAN that advertises 2001:db8:a::/64 every few seconds.
+struct Router {
+    radvd: Child,
+    directory: PathBuf,
+}
+
+impl Router {
+    fn start(host: &Host) -> Self {
+        // A router forwards; radvd will not advertise without.
+        script_in(
+            &host.lan,
+            "sysctl -qw net.ipv6.conf.all.forwarding=1
+             ip addr add 2001:db8:a::1/64 dev lan0 nodad",
+        );
+        let directory = std::env::temp_dir().join(format!("vmbr-router-{}", host.lan.name()));
+        fs::create_dir(&directory).unwrap();
+        let configuration = directory.join("radvd.conf");
+        fs::write(
+            &configuration,
+            "interface lan0 {
+                AdvSendAdvert on;
+                MinRtrAdvInterval 3;
+                MaxRtrAdvInterval 4;
+                AdvDefaultLifetime 600;
+                prefix 2001:db8:a::/64 { AdvValidLifetime 900; AdvPreferredLifetime 600; };
+             };\n",
+        )
+        .unwrap();
+        let log = fs::File::create(directory.join("log")).unwrap();
+        let radvd = host
+            .lan
+            .command("radvd")
+            .args(["--nodaemon", "--logmethod", "stderr", "--config"])
+            .arg(&configuration)
+            .arg("--pidfile")
+            .arg(directory.join("pid"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("radvd: {e} (apt-get install radvd)"));
+        Self { radvd, directory }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        // `ip netns exec` becomes the program that it runs.
+        let _ = self.radvd.kill();
+        let _ = self.radvd.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The addresses of a device that a router's advertisement made.
+fn learned_addresses(host: &Host, dev: &str) -> Vec<Value> {
+    let all = host
+        .ns
+        .json(&["-6", "addr", "show", "dev", dev, "scope", "global"]);
+    let list = |link: &Value| link["addr_info"].as_array().cloned().unwrap_or_default();
+    let all = all.as_array().unwrap().iter().flat_map(list);
+    all.filter(|a| a["dynamic"] == true && a["tentative"] != true)
+        .collect()
+}
+
+/// The default routes of the host that an advertisement made, on any device.
+fn learned_defaults(host: &Host) -> Vec<Value> {
+    let all = host.ns.json(&["-6", "route", "show", "default", "proto", "ra"]);
+    all.as_array().unwrap().clone()
+}
+
+/// Waits for exactly one learned default route, and that one on `dev`.
+fn one_default_on(host: &Host, dev: &str) {
+    let one = || {
+        let all = learned_defaults(host);
+        all.len() == 1 && all[0]["dev"] == dev && all[0]["metric"] == 1024
+    };
+    assert!(
+        wait_until(ONE_DEFAULT, one),
+        "not one default on {dev}: {:?}",
+        learned_defaults(host)
+    );
+}
+
+/// The one learned address of `dev`, and the seconds it is valid.
+fn learned_address(host: &Host, dev: &str) -> (String, u64) {
+    let all = learned_addresses(host, dev);
+    assert_eq!(all.len(), 1, "{dev}: {all:?}");
+    let valid = all[0]["valid_life_time"].as_u64().unwrap();
+    (all[0]["local"].as_str().unwrap().to_owned(), valid)
+}
+
+/// Waits until an advertisement raises the time that the address has left.
+fn renewed(host: &Host, dev: &str, address: &str) {
+    let mut lowest = u64::MAX;
+    let mut seen = Vec::new();
+    let rises = || {
+        let (now, valid) = learned_address(host, dev);
+        assert_eq!(now, address, "{dev} has made itself another address");
+        if seen.last() != Some(&valid) {
+            seen.push(valid);
+        }
+        let rose = valid > lowest;
+        lowest = lowest.min(valid);
+        rose
+    };
+    assert!(
+        wait_until(2 * SOON, rises),
+        "no advertisement renewed {address} on {dev}: {seen:?}"
+    );
+}
+
+fn assert_ok(ended: &Ended) {
+    assert_eq!(ended.code(), 0, "{ended:?}");
+}
+
+/// Asks until the answer is yes, for a bounded time.
+fn reaches(host: &Host, to: &str) {
+    assert!(
+        wait_until(SOON, || ping(&host.ns, to)),
+        "{to} does not answer the host"
+    );
+}
+
+#[test]
+fn router_advertisements_go_on() {
+    let host = Host::new(
+        "router-advertisements",
+        "ip link set eth0 up; ip addr add 192.0.2.21/24 brd + dev eth0",
+    );
+    let router = Router::start(&host);
+    let configured = || learned_addresses(&host, "eth0").len() == 1 && learned_defaults(&host).len() == 1;
+    assert!(
+        wait_until(2 * SOON, configured),
+        "eth0 does not configure itself: {}{}",
+        host.ns.ip(&["-6", "addr"]),
+        router.log()
+    );
+    let (address, _) = learned_address(&host, "eth0");
+    assert!(address.starts_with("2001:db8:a:"), "{address}");
+    one_default_on(&host, "eth0");
+    let way = || {
+        reaches(&host, "2001:db8:a::1");
+        // By the default route: no prefix of the host has this one.
+        reaches(&host, "2001:db8::1");
+        assert!(
+            wait_until(SOON, || ping(&host.lan, &address)),
+            "the LAN does not reach {address}"
+        );
+    };
+    way();
+
+    assert_ok(&host.vmbr(&["up", "eth0"]));
+    assert_eq!(learned_address(&host, "br0").0, address);
+    assert_eq!(learned_addresses(&host, "eth0"), Vec::<Value>::new());
+    assert!(learned_defaults(&host).iter().any(|r| r["dev"] == "br0"));
+    way();
+    one_default_on(&host, "br0");
+    renewed(&host, "br0", &address);
+    way();
+    one_default_on(&host, "br0");
+    assert_eq!(learned_addresses(&host, "eth0"), Vec::<Value>::new());
+
+    assert_ok(&host.vmbr(&["down"]));
+    assert!(host.ns.link("br0").is_none());
+    assert_eq!(learned_address(&host, "eth0").0, address);
+    way();
+    one_default_on(&host, "eth0");
+    renewed(&host, "eth0", &address);
+    way();
+    one_default_on(&host, "eth0");
+}
+
+#[test]
+fn what_is_added_meanwhile_is_kept() {
+    let host = Host::new("added", STATIC);
+    assert_ok(&host.vmbr(&["up", "eth0"]));
+    host.sh("ip addr add 192.0.2.77/24 dev br0
+             ip addr add 2001:db8::77/64 dev br0 nodad
+             ip route add 203.0.113.0/24 via 192.0.2.2
+             ip -6 route add 2001:db8:77::/48 via 2001:db8::2");
+    assert_ok(&host.vmbr(&["down", "br0"]));
+
+    let state = host.state();
+    let addresses = state.link("eth0")["addr_info"].as_array().unwrap();
+    for wanted in ["192.0.2.21", "192.0.2.77", "2001:db8::21", "2001:db8::77"] {
+        let there = addresses.iter().filter(|a| a["local"] == wanted).count();
+        assert_eq!(there, 1, "{wanted}: {addresses:?}");
+    }
+    for (part, dst, via) in [
+        ("route", "default", "192.0.2.1"),
+        ("route", "203.0.113.0/24", "192.0.2.2"),
+        ("route6", "default", "2001:db8::1"),
+        ("route6", "2001:db8:77::/48", "2001:db8::2"),
+    ] {
+        let routes = state.part(part).as_array().unwrap();
+        let is = |r: &&Value| r["dst"] == dst && r["gateway"] == via && r["dev"] == "eth0";
+        assert_eq!(routes.iter().filter(is).count(), 1, "{dst}: {routes:?}");
+    }
+    for (v4, v6) in [("192.0.2.21", "2001:db8::21"), ("192.0.2.77", "2001:db8::77")] {
+        host.ping_both_ways(Some(v4), Some(v6));
+    }
+}
+
+#[test]
+fn a_guest_with_a_lower_mac_leaves_the_bridges() {
+    let host = Host::new("lower-mac", STATIC);
+    assert_ok(&host.vmbr(&["up", "eth0"]));
+    // Lower than the NIC's: an unpinned bridge would take it.
+    host.sh("ip tuntap add dev tap0 mode tap
+             ip link set tap0 address 00:00:5e:00:53:01 master br0
+             ip link set tap0 up");
+    assert_eq!(host.ns.link("tap0").unwrap()["master"], "br0");
+    assert_eq!(host.ns.link("br0").unwrap()["address"], MAC);
+    host.ping_both_ways(Some("192.0.2.21"), Some("2001:db8::21"));
+
+    // A guest is not cut off unasked.
+    let refused = host.vmbr(&["down"]);
+    assert_eq!(refused.code(), 3, "{refused:?}");
+    assert!(refused.stderr.contains("tap0"), "{refused:?}");
+    assert_eq!(host.ns.link("eth0").unwrap()["master"], "br0");
+
+    host.sh("ip link del tap0");
+    assert_eq!(host.ns.link("br0").unwrap()["address"], MAC);
+    host.ping_both_ways(Some("192.0.2.21"), Some("2001:db8::21"));
+    assert_ok(&host.vmbr(&["down"]));
+}
+
+/// `vmbr ARGS` on the host under strace with these arguments.
+fn traced(host: &Host, strace: &[&str], args: &[&str]) -> Ended {
+    let mut command: Command = host.ns.command("strace");
+    command.arg("-f").args(strace).arg(env!("CARGO_BIN_EXE_vmbr"));
+    command
+        .arg("--state-dir")
+        .arg(host.records())
+        .args(args)
+        .env_remove("SUDO_USER");
+    run(&mut command)
+}
+
+/// How many messages a whole `vmbr up` sends.
+fn sends() -> usize {
+    let host = Host::new("sends", STATIC);
+    let log = host.records().join("strace");
+    let ended = traced(
+        &host,
+        &["-e", "trace=sendto", "-o", log.to_str().unwrap()],
+        &["up", "eth0"],
+    );
+    assert_ok(&ended);
+    let text = fs::read_to_string(&log).unwrap();
+    text.lines().filter(|line| line.contains("sendto(")).count()
+}
+
+#[test]
+fn killed_in_the_middle_it_goes_back() {
+    const MOMENTS: usize = 8;
+    let all = sends();
+    assert!(all > 3 * MOMENTS, "only {all} messages: is sendto what it uses?");
+    // How many found the bridge half made, and how many found it in charge.
+    let (mut preparing, mut moved) = (0, 0);
+    for moment in 1..=MOMENTS {
+        let when = all * moment / MOMENTS;
+        let host = Host::new(&format!("killed-{when}"), STATIC);
+        let before = host.state();
+        let kill = format!("inject=sendto:signal=KILL:when={when}");
+        let killed = traced(
+            &host,
+            &["-qq", "-e", "trace=sendto", "-e", &kill, "-o", "/dev/null"],
+            &["up", "eth0"],
+        );
+        assert_ne!(
+            killed.status.code(),
+            Some(0),
+            "was not killed at {when} of {all}: {killed:?}"
+        );
+
+        let begun = host.ns.link("br0").is_some();
+        let left = host.ns.ip(&["-o", "addr", "show", "dev", "eth0"]);
+        preparing += usize::from(begun && left.contains("192.0.2.21"));
+        moved += usize::from(begun && !left.contains("192.0.2.21"));
+
+        let down = host.vmbr(&["down", "br0"]);
+        assert_eq!(down.code(), 0, "killed at {when} of {all}: {down:?}");
+        // Before the record there is nothing to undo: it had only looked.
+        let told = if down.stdout.contains("already so") {
+            !begun
+        } else {
+            down.stdout.contains("br0 is gone")
+        };
+        assert!(told, "killed at {when} of {all}: {down:?}");
+        assert!(host.ns.link("br0").is_none());
+        host.settle();
+        before.assert_same(&host.state());
+        host.ping_both_ways(Some("192.0.2.21"), Some("2001:db8::21"));
+        let again = host.vmbr(&["down", "br0"]);
+        assert!(
+            again.code() == 0 && again.stdout.contains("already so"),
+            "{again:?}"
+        );
+    }
+    assert!(
+        preparing > 0 && moved > 0,
+        "of {MOMENTS} moments {preparing} were before the flip and {moved} after it"
+    );
+}
