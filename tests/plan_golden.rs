@@ -208,7 +208,7 @@ fn every_answer_is_as_written() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The way of each case that moves a network, stage by stage.
+/// The operations of a stage.
 fn ops(plan: &Plan, stage: Stage) -> impl Iterator<Item = &Op> {
     plan.steps
         .iter()
@@ -333,8 +333,8 @@ fn nothing_is_lost() {
     }
 }
 
-/// A rule never leaves before the one that takes its place is there, and one
-/// that stays is not touched.
+/// Of devices other than the uplink and the bridge, only routes that they share
+/// with one of the two change.
 #[test]
 fn nothing_of_other_devices_is_touched() {
     let all = cases();
