@@ -224,15 +224,14 @@ impl Planner<'_> {
             .collect()
     }
 
-    /// Waits for the new IPv6 addresses that need no duplicate address
-    /// detection: with the other's copies gone, the host would drop what is
-    /// sent to them.
+    /// Waits for the IPv6 addresses that need no duplicate address detection:
+    /// with the other's copies gone, the host would drop what is sent to them.
     pub(super) fn await_addresses(&self) -> Vec<Op> {
-        let missing = |wanted: &&Address| !self.have.addresses.iter().any(|a| a.same_key(wanted));
+        let leaves_other = |wanted: &&Address| self.left.addresses.iter().any(|a| a.same_key(wanted));
         let spared = |a: &Address| passing_form(a).flags & flag::NODAD != 0;
         let new = self
             .wanted(Family::V6)
-            .filter(missing)
+            .filter(leaves_other)
             .filter(|a| spared(a))
             .filter_map(|a| match a.local {
                 IpAddr::V6(address) => Some(address),
@@ -240,7 +239,7 @@ impl Planner<'_> {
             });
         let addresses: Vec<_> = new.collect();
         let up = self.target.holder == Holder::Bridge || self.target.uplink_up;
-        if addresses.is_empty() || !self.moving || !up {
+        if addresses.is_empty() || !up {
             return Vec::new();
         }
         vec![Op::AwaitAddresses {
