@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use crate::apply::lock;
 use crate::apply::store::Entry;
 use crate::model::{HostState, IfName};
 use crate::netlink::dump;
@@ -18,14 +19,17 @@ use super::{owners, require_privilege, warn};
 
 /// Runs `vmbr up`.
 pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
-    let place = Place::find(args)?;
+    let mut place = Place::find(args)?;
     let mut live = dump::network().map_err(|error| Error::unreadable(&error))?;
     let (uplink, why) = match &up.uplink {
         Some(uplink) => (uplink.clone(), "it was named".to_owned()),
         None => choose(&live, &place).map_err(|refusal| Error::Refused(vec![refusal]))?,
     };
-    if let Some(record) = standing(&place, &live, &uplink, &up.bridge)? {
-        return already(record, args);
+    // While another vmbr is at work its records say what it has begun.
+    if lock::is_held(&place.identity) != Some(true) {
+        if let Some(record) = standing(&place, &live, &uplink, &up.bridge)? {
+            return already(record, args);
+        }
     }
     if !up.dry_run {
         require_privilege()?;
@@ -34,7 +38,11 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     // may be old.
     let _lock = if up.dry_run { None } else { Some(place.lock()?) };
     if !up.dry_run {
+        place = Place::find(args)?;
         live = dump::network().map_err(|error| Error::unreadable(&error))?;
+        if let Some(record) = standing(&place, &live, &uplink, &up.bridge)? {
+            return already(record, args);
+        }
     }
     dump::add_settings(&mut live, &[&uplink, &up.bridge]);
 

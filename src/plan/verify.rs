@@ -27,7 +27,7 @@ pub fn differences(live: &HostState, target: &Target) -> Vec<String> {
         Holder::Uplink if live.link(other).is_some() => found.push(format!("{other} is still there")),
         _ => {}
     }
-    if let Holder::Bridge = target.holder
+    if target.holder == Holder::Bridge
         && live
             .link(holder)
             .is_some_and(|link| link.mac != Some(target.bridge.mac))

@@ -224,9 +224,10 @@ fn receive(socket: &OwnedFd) -> Outcome<Tap> {
         MsgFlags::MSG_CMSG_CLOEXEC,
     )?;
     for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = control
-            && let [fd] = fds[..]
-        {
+        let ControlMessageOwned::ScmRights(fds) = control else {
+            continue;
+        };
+        if let [fd] = fds[..] {
             return Ok(Tap(fd));
         }
     }

@@ -142,9 +142,10 @@ impl<'a> Lab<'a> {
 
 impl Drop for Lab<'_> {
     fn drop(&mut self) {
-        if self.migration == Migration::Manager
-            && let Err(failure) = self.manager("stop")
-        {
+        if self.migration != Migration::Manager {
+            return;
+        }
+        if let Err(failure) = self.manager("stop") {
             eprintln!("bench: stopping NetworkManager: {failure}");
         }
     }

@@ -216,6 +216,14 @@ impl State {
                         address.as_object_mut().unwrap().remove("stable-privacy");
                     }
                 }
+                // Routes to the host itself are the kernel's, made with each
+                // address: all of one slot lead to the same place.
+                "route6" => {
+                    let own = |r: &Value| r["table"] == "local" && r["protocol"] == "kernel";
+                    let (mut kernels, rest): (Vec<Value>, Vec<Value>) = list.drain(..).partition(own);
+                    kernels.sort_by_key(|r| (r["dst"].to_string(), r["dev"].to_string()));
+                    list.extend(rest.into_iter().chain(kernels));
+                }
                 _ => {}
             }
             if what == "neigh" || what == "proxy" {
@@ -379,7 +387,7 @@ fn differences(path: &str, before: &Value, after: &Value, longer: i64, found: &m
                 let at = |map: &serde_json::Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
                 let (a, b) = (at(a), at(b));
                 let lifetime = ["valid_life_time", "preferred_life_time", "expires"].contains(&key.as_str());
-                if lifetime && let (Some(a), Some(b)) = (a.as_i64(), b.as_i64()) {
+                if let (true, Some(a), Some(b)) = (lifetime, a.as_i64(), b.as_i64()) {
                     let forever = i64::from(u32::MAX);
                     let fits = if a == forever || a == 0 {
                         a == b

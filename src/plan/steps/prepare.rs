@@ -80,9 +80,8 @@ impl Planner<'_> {
                 ADDR_GEN_NONE.clone_into(mode);
             }
             let all = self.live.sysctl("all", RP_FILTER) == Some(RP_STRICT);
-            if let Some(filter) = sysctls.get_mut(RP_FILTER)
-                && (filter == RP_STRICT || (all && filter == "0"))
-            {
+            let drops = |filter: &&mut String| **filter == RP_STRICT || (all && **filter == "0");
+            if let Some(filter) = sysctls.get_mut(RP_FILTER).filter(drops) {
                 RP_LOOSE.clone_into(filter);
             }
         }
