@@ -10,16 +10,18 @@
 mod common;
 #[path = "common/host.rs"]
 mod host;
+#[path = "common/router.rs"]
+mod router;
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use common::{Ended, run, wait_until};
-use host::{Host, MAC, ping, script_in};
+use host::{Host, MAC, ping};
+use router::Router;
 
 /// How long the kernel and the programs may take for what they do at once.
 const SOON: Duration = Duration::from_secs(6);
@@ -32,64 +34,6 @@ const STATIC: &str = "
     ip addr add 2001:db8::21/64 dev eth0
     ip route add default via 192.0.2.1
     ip -6 route add default via 2001:db8::1";
-
-/// A router of the LAN that advertises 2001:db8:a::/64 every few seconds.
-struct Router {
-    radvd: Child,
-    directory: PathBuf,
-}
-
-impl Router {
-    fn start(host: &Host) -> Self {
-        // A router forwards; radvd will not advertise without.
-        script_in(
-            &host.lan,
-            "sysctl -qw net.ipv6.conf.all.forwarding=1
-             ip addr add 2001:db8:a::1/64 dev lan0 nodad",
-        );
-        let directory = std::env::temp_dir().join(format!("vmbr-router-{}", host.lan.name()));
-        fs::create_dir(&directory).unwrap();
-        let configuration = directory.join("radvd.conf");
-        fs::write(
-            &configuration,
-            "interface lan0 {
-                AdvSendAdvert on;
-                MinRtrAdvInterval 3;
-                MaxRtrAdvInterval 4;
-                AdvDefaultLifetime 600;
-                prefix 2001:db8:a::/64 { AdvValidLifetime 900; AdvPreferredLifetime 600; };
-             };\n",
-        )
-        .unwrap();
-        let log = fs::File::create(directory.join("log")).unwrap();
-        let radvd = host
-            .lan
-            .command("radvd")
-            .args(["--nodaemon", "--logmethod", "stderr", "--config"])
-            .arg(&configuration)
-            .arg("--pidfile")
-            .arg(directory.join("pid"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|e| panic!("radvd: {e} (apt-get install radvd)"));
-        Self { radvd, directory }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Router {
-    fn drop(&mut self) {
-        // `ip netns exec` becomes the program that it runs.
-        let _ = self.radvd.kill();
-        let _ = self.radvd.wait();
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
 
 /// The addresses of a device that a router's advertisement made.
 fn learned_addresses(host: &Host, dev: &str) -> Vec<Value> {
