@@ -144,7 +144,9 @@ fn routes(dev: IfName) -> impl Strategy<Value = Route> {
         } else {
             let to = Prefix::containing([0x2001, 0xdbf, 0, 0, 0, 0, 0, 0].into(), len * 2);
             let mut made = route(to, &dev, Some([0xfe80, 0, 0, 0, 0, 0, 0, u16::from(net)].into()));
-            made.metric = 1000 + metric * 10 + u32::from(net);
+            // Equal ones would become one route with several hops.
+            let other = if dev.as_str() == UPLINK { 0 } else { 5 };
+            made.metric = 1000 + metric * 10 + u32::from(net) + other;
             made
         }
     })
