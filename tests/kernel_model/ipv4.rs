@@ -81,10 +81,10 @@ impl Kernel {
                 Some(heir) => {
                     let mut next = addresses.remove(heir);
                     next.flags &= !flag::SECONDARY;
-                    let last = addresses.iter().enumerate().skip(place).filter(|(_, a)| {
+                    let mut last = addresses.iter().enumerate().skip(place).filter(|(_, a)| {
                         a.family() == Family::V4 && !is_secondary(a) && gone.scope <= a.scope
                     });
-                    let to = match last.last() {
+                    let to = match last.next_back() {
                         Some((last, _)) => last + 1,
                         None if heir == place => place,
                         None => 1.min(addresses.len()),

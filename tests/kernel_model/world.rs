@@ -172,7 +172,7 @@ fn deeds() -> impl Strategy<Value = Op> {
             op => op,
         }),
         1 => (setting, prop::sample::select(vec!["all", UPLINK])).prop_map(|((key, value), name)| {
-            Op::SetSysctl { dev: dev(name), key: key.into(), value: value.into() }
+            Op::SetSysctl { dev: dev(name), key, value: value.into() }
         }),
     ]
 }
