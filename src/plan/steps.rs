@@ -144,7 +144,10 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let from_ra = route.protocol == protocol::RA;
-            let in_the_way = |r: &Route| r.same_slot(route) && r.uses(self.other);
+            // Also one that stands before it: its copy comes behind, and what
+            // shall stand behind that must not overtake it.
+            let in_the_way =
+                |r: &Route| r.same_slot_but_metric(route) && r.metric <= route.metric && r.uses(self.other);
             if !from_ra && !self.live.routes.iter().any(in_the_way) {
                 continue;
             }
@@ -272,8 +275,16 @@ impl<'a> Planner<'a> {
             return false;
         }
         let others = route.renamed(self.holder, self.other);
-        let same_slot = self.live.routes.iter().filter(|r| r.same_slot(route));
-        let mut rivals = same_slot.filter(|r| !r.uses(self.holder));
+        // In IPv6, one behind counts too: it would overtake the holder's copy.
+        let in_slot = |r: &&Route| {
+            r.same_slot(route)
+                || (route.family() == Family::V6
+                    && r.same_slot_but_metric(route)
+                    && r.metric > route.metric
+                    && !r.uses(self.other))
+        };
+        let near = self.live.routes.iter().filter(in_slot);
+        let mut rivals = near.filter(|r| !r.uses(self.holder));
         rivals.next().is_some_and(|first| first.same(&others)) && rivals.next().is_some()
     }
 }

@@ -1,0 +1,194 @@
+//! Random hosts: an uplink `eth0` with an address of its own, and operations
+//! that a person may have done to it, also ones that the kernel refuses.
+
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use vmbr::model::address::{FOREVER, flag, scope};
+use vmbr::model::route::{kind, protocol, table};
+use vmbr::model::{Address, Family, Hop, HostState, IfName, Label, Link, Prefix, Route};
+use vmbr::plan::Op;
+
+use super::Kernel;
+
+/// The NIC that becomes a port.
+pub const UPLINK: &str = "eth0";
+
+fn dev(name: &str) -> IfName {
+    name.parse().unwrap()
+}
+
+/// A host with `eth0` and `eth1`, up and without a network.
+pub fn bare() -> Kernel {
+    let link = |index: u32, name: &str| Link {
+        up: true,
+        carrier: true,
+        running: true,
+        kind: Some("veth".into()),
+        ..super::bridge(index, &dev(name), [2, 0, 0, 0, 0, index as u8].into())
+    };
+    let settings = [
+        ("ipv4/conf/rp_filter", "0"),
+        ("ipv4/conf/promote_secondaries", "0"),
+        ("ipv6/conf/addr_gen_mode", "1"),
+    ];
+    let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let names = ["all", "default", "eth0", "eth1"];
+    Kernel::from(HostState {
+        links: vec![link(2, UPLINK), link(3, "eth1")],
+        sysctls: names.map(|n| (n.to_owned(), settings.clone().into())).into(),
+        ..HostState::default()
+    })
+}
+
+/// The routes to its prefix that the kernel makes with an address
+/// (`fib_add_ifaddr()`, `addrconf_prefix_route()`).
+pub fn prefix_routes(address: &Address, dev: &IfName) -> Vec<Route> {
+    let v4 = address.family() == Family::V4;
+    let alone = address.on_link().is_host() && address.peer.is_none();
+    let secondary = v4 && address.flags & flag::SECONDARY != 0;
+    if !address.has_prefix_route() || secondary || (v4 && alone) {
+        return Vec::new();
+    }
+    let mut made = route(address.on_link(), dev, None);
+    made.protocol = protocol::KERNEL;
+    made.metric = address.metric.unwrap_or(if v4 { 0 } else { 256 });
+    made.prefsrc = v4.then_some(address.local);
+    made.expires = (!v4 && !address.is_permanent()).then_some(address.valid);
+    vec![made]
+}
+
+fn route(dst: Prefix, dev: &IfName, via: Option<IpAddr>) -> Route {
+    let v4 = dst.address.is_ipv4();
+    Route {
+        dst,
+        src: None,
+        table: table::MAIN,
+        kind: kind::UNICAST,
+        protocol: 4,
+        scope: if v4 && via.is_none() {
+            scope::LINK
+        } else {
+            scope::UNIVERSE
+        },
+        tos: 0,
+        metric: if v4 { 0 } else { 1024 },
+        prefsrc: None,
+        hops: vec![Hop {
+            dev: Some(dev.clone()),
+            via,
+            ..Hop::default()
+        }],
+        metrics: Vec::new(),
+        preference: (!v4).then_some(0),
+        expires: None,
+        nexthop: None,
+        rest: Vec::new(),
+    }
+}
+
+fn address(local: IpAddr, prefix_len: u8) -> Address {
+    let link_local = matches!(local, IpAddr::V6(a) if vmbr::model::address::is_link_local(&a));
+    Address {
+        local,
+        peer: None,
+        prefix_len,
+        broadcast: None,
+        label: Label::Device,
+        scope: if link_local { scope::LINK } else { scope::UNIVERSE },
+        flags: if local.is_ipv6() { flag::NODAD } else { 0 },
+        preferred: FOREVER,
+        valid: FOREVER,
+        metric: None,
+        protocol: None,
+    }
+}
+
+fn addresses() -> impl Strategy<Value = Address> {
+    let v4 = (1u8..4, 10u8..16, prop::sample::select(vec![24u8, 25, 32]))
+        .prop_map(|(net, host, len)| address([10, 0, net, host].into(), len));
+    let v6 = (1u16..4, 10u16..16, prop::sample::select(vec![64u8, 48, 128])).prop_map(|(net, host, len)| {
+        let prefix = if net == 3 { [0xfe80, 0] } else { [0x2001, 0xdb8] };
+        let ip: IpAddr = [
+            prefix[0],
+            prefix[1],
+            0,
+            if net == 3 { 0 } else { net },
+            0,
+            0,
+            0,
+            host,
+        ]
+        .into();
+        address(ip, if net == 3 { 64 } else { len })
+    });
+    let lifetime = prop_oneof![3 => Just(FOREVER), 1 => Just(5000u32)];
+    (prop_oneof![v4, v6], lifetime, prop::bool::weighted(0.15)).prop_map(|(address, valid, bare)| Address {
+        valid,
+        preferred: valid,
+        flags: address.flags | if bare { flag::NOPREFIXROUTE } else { 0 },
+        ..address
+    })
+}
+
+fn routes(dev: IfName) -> impl Strategy<Value = Route> {
+    let prefix = prop_oneof![Just(0u8), Just(16)];
+    let source = prop::option::weighted(0.3, 10u8..16);
+    (any::<bool>(), prefix, 1u8..4, 0u32..3, source).prop_map(move |(v4, len, net, metric, source)| {
+        if v4 {
+            let to = Prefix::containing([172, 16, 0, 0].into(), len);
+            let mut made = route(to, &dev, Some([10, 0, net, 1].into()));
+            made.metric = metric;
+            made.prefsrc = source.map(|host| [10, 0, net, host].into());
+            made
+        } else {
+            let to = Prefix::containing([0x2001, 0xdbf, 0, 0, 0, 0, 0, 0].into(), len * 2);
+            let mut made = route(to, &dev, Some([0xfe80, 0, 0, 0, 0, 0, 0, u16::from(net)].into()));
+            // Equal ones would become one route with several hops.
+            let other = if dev.as_str() == UPLINK { 0 } else { 5 };
+            made.metric = 1000 + metric * 10 + u32::from(net) + other;
+            made
+        }
+    })
+}
+
+fn deeds() -> impl Strategy<Value = Op> {
+    let eth = prop_oneof![4 => Just(dev(UPLINK)), 1 => Just(dev("eth1"))];
+    let setting = prop_oneof![
+        ("ipv4/conf/rp_filter", prop::sample::select(vec!["0", "1", "2"])),
+        (
+            "ipv4/conf/promote_secondaries",
+            prop::sample::select(vec!["0", "1"])
+        ),
+    ]
+    .boxed();
+    prop_oneof![
+        5 => (eth.clone(), addresses()).prop_map(|(dev, address)| Op::AddAddress { dev, address }),
+        3 => eth.prop_flat_map(routes).prop_map(Op::AppendRoute),
+        1 => addresses().prop_map(|a| {
+            Op::DeleteRoute(route(a.on_link(), &dev(UPLINK), None))
+        }).prop_map(|op| match op {
+            Op::DeleteRoute(mut r) => { r.protocol = protocol::KERNEL; r.metric = 0; Op::DeleteRoute(r) }
+            op => op,
+        }),
+        1 => (setting, prop::sample::select(vec!["all", UPLINK])).prop_map(|((key, value), name)| {
+            Op::SetSysctl { dev: dev(name), key, value: value.into() }
+        }),
+    ]
+}
+
+/// What was done to a bare host. Left out are hosts with a gateway that is on
+/// no link any more: no program could add its route again.
+pub fn histories() -> impl Strategy<Value = Vec<Op>> {
+    prop::collection::vec(deeds(), 0..12)
+        .prop_filter("a gateway on no link", |h| host(h).gateways_are_on_links())
+}
+
+/// The host with that history; what the kernel refuses has no effect.
+pub fn host(history: &[Op]) -> Kernel {
+    let mut kernel = bare();
+    for op in history {
+        let _ = kernel.apply(op);
+    }
+    kernel
+}
