@@ -276,18 +276,43 @@ impl State {
         self.compare(later, 1);
     }
 
+    /// What is different in `later`, in sentences, lifetimes going down with
+    /// the clock.
+    pub fn changes(&self, later: &Self) -> Vec<String> {
+        self.differences(later, 1)
+    }
+
     fn compare(&self, later: &Self, longer: i64) {
+        let found = self.differences(later, longer);
+        assert!(found.is_empty(), "the host differs:\n{}", found.join("\n"));
+    }
+
+    fn differences(&self, later: &Self, longer: i64) -> Vec<String> {
         let mut found = Vec::new();
         for ((name, before), (_, after)) in self.parts.iter().zip(&later.parts) {
             differences(name, before, after, longer, &mut found);
         }
-        assert!(found.is_empty(), "the host differs:\n{}", found.join("\n"));
+        found
     }
 
     /// Asserts that `bridge` in `later` carries what `nic` carries here, and
     /// that the NIC is its port and carries nothing.
     pub fn assert_moved(&self, later: &Self, nic: &str, bridge: &str) {
+        let found = self.not_moved(later, nic, bridge);
+        assert!(
+            found.is_empty(),
+            "{bridge} differs from {nic} before:\n{}",
+            found.join("\n")
+        );
+    }
+
+    /// What keeps `later` from being this with `nic`'s network on `bridge`, in
+    /// sentences.
+    pub fn not_moved(&self, later: &Self, nic: &str, bridge: &str) -> Vec<String> {
         let mut found = Vec::new();
+        if !later.has_link(bridge) {
+            return vec![format!("there is no {bridge}")];
+        }
         let was = self.link(nic);
         let is = later.link(bridge);
         for key in ["mtu", "address"] {
@@ -317,7 +342,8 @@ impl State {
             let mut left = of(later, nic);
             // The kernel gives every device that is up its multicast route.
             left.as_array_mut().unwrap().retain(|r| r["type"] != "multicast");
-            assert_eq!(left, json!([]), "{nic} still has routes");
+            let none = json!([]);
+            differences(&format!("{nic} {part}"), &none, &left, 1, &mut found);
             differences(part, &renamed(&of(self, nic)), &of(later, bridge), 1, &mut found);
         }
         for part in ["rule", "rule6", "neigh", "proxy"] {
@@ -335,17 +361,29 @@ impl State {
             Value::Object(own.map(|(k, v)| (k.replace(&marked, "/*/"), v.clone())).collect())
         };
         differences("sysctl", &of(self, nic), &of(later, bridge), 1, &mut found);
-        assert_eq!(later.link(nic)["master"], bridge);
-        assert_eq!(
-            later.link(nic)["addr_info"],
-            json!([]),
-            "{nic} still has addresses"
+        let port = later.link(nic);
+        let none = json!([]);
+        differences(
+            &format!("{nic} master"),
+            &json!(bridge),
+            &port["master"],
+            1,
+            &mut found,
         );
-        assert!(
-            found.is_empty(),
-            "{bridge} differs from {nic} before:\n{}",
-            found.join("\n")
+        differences(
+            &format!("{nic} addresses"),
+            &none,
+            &port["addr_info"],
+            1,
+            &mut found,
         );
+        found
+    }
+
+    /// Whether there is a link of this name.
+    pub fn has_link(&self, name: &str) -> bool {
+        let links = self.part("addr").as_array().unwrap();
+        links.iter().any(|link| link["ifname"] == name)
     }
 
     /// How long ago the state was looked at.

@@ -13,6 +13,7 @@
 mod namespace;
 mod process;
 pub mod stage;
+pub mod strike;
 
 pub use namespace::{Namespace, VethEnd, veth_pair};
 pub use process::{Ended, run, wait_until};
