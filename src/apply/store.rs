@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::model::IfName;
@@ -55,7 +55,8 @@ impl Store {
     }
 
     /// Writes a record so that it is on disk, whole, when this returns: a
-    /// reader sees the one before or this one, also after a crash.
+    /// reader sees the one before or this one, also after a crash. Where it
+    /// fails, the one before stays.
     ///
     /// # Errors
     /// As of open(2), write(2), fsync(2), rename(2).
@@ -65,23 +66,20 @@ impl Store {
         record.before.sysctls.remove(SECRET);
         let text = serde_json::to_vec_pretty(&record)?;
         let path = self.path(&record.bridge.name);
-        let new = path.with_extension("new");
-        // One left by a crash is nobody's: the lock is held.
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        let before = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other?),
+        };
+        replace(&path, &text)?;
+        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        if synced.is_err() {
+            // The caller takes it that nothing was written.
+            match before {
+                Some(before) => replace(&path, &before)?,
+                None => fs::remove_file(&path)?,
+            }
         }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&new)?;
-        let written = file.write_all(&text).and_then(|()| file.sync_all());
-        if let Err(error) = written.and_then(|()| fs::rename(&new, &path)) {
-            let _ = fs::remove_file(&new);
-            return Err(error);
-        }
-        File::open(&self.directory)?.sync_all()
+        synced
     }
 
     /// Removes the record of a bridge.
@@ -122,7 +120,7 @@ impl Store {
     }
 
     fn read(&self, path: &Path, bridge: &IfName) -> Result<Record, String> {
-        let file = File::open(path).map_err(|error| error.to_string())?;
+        let file = open(path)?;
         let mut text = Vec::new();
         io::Read::read_to_end(&mut io::Read::take(file, LARGEST), &mut text)
             .map_err(|error| error.to_string())?;
@@ -148,6 +146,52 @@ impl Store {
         }
         Ok(record)
     }
+}
+
+/// Opens a record to read it. What anyone but root, and the caller, could have
+/// put there is none; a FIFO must not hold the caller.
+fn open(path: &Path) -> Result<File, String> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path).map_err(|error| {
+        if error.raw_os_error() == Some(libc::ELOOP) {
+            "it is a symbolic link".to_owned()
+        } else {
+            error.to_string()
+        }
+    })?;
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    let owner = metadata.uid();
+    if !metadata.is_file() {
+        Err("it is not a regular file".into())
+    } else if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
+        Err(format!("it belongs to user {owner}"))
+    } else if metadata.mode() & 0o022 != 0 {
+        Err("others than its owner can write it".into())
+    } else {
+        Ok(file)
+    }
+}
+
+/// Puts a file with this text, on disk and whole, in the place of another.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    // One left by a crash is nobody's: the lock is held.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(&new)?;
+    let written = file.write_all(text).and_then(|()| file.sync_all());
+    written.and_then(|()| fs::rename(&new, path)).inspect_err(|_| {
+        let _ = fs::remove_file(&new);
+    })
 }
 
 impl Entry {
