@@ -42,8 +42,8 @@ impl std::error::Error for MigrateError {}
 /// do, and compares in the end. `adjust` may add to each plan, and `report`
 /// hears of each stage.
 ///
-/// A signal that ends the program waits until the way is done: between two
-/// operations the host would be between two states.
+/// The caller holds back the signals that end the program ([`HeldSignals`]):
+/// between two operations the host would be between two states.
 ///
 /// # Errors
 /// [`MigrateError`]; the host may then be anywhere between.
@@ -52,7 +52,6 @@ pub fn reach(
     adjust: &dyn Fn(&mut Plan),
     report: &mut dyn FnMut(Stage),
 ) -> Result<(), MigrateError> {
-    let _held = HeldSignals::new();
     let devices = [&target.uplink, &target.bridge.name];
     let mut executor = Executor::new().map_err(MigrateError::Read)?;
     for _ in 0..ROUNDS {
@@ -73,11 +72,16 @@ pub fn reach(
     }
 }
 
-/// Keeps the signals that ask the program to end until it is dropped.
-struct HeldSignals(SigSet);
+/// Keeps the signals that ask the program to end, or to stop, until it is
+/// dropped: from before the record of a change is written until it tells the
+/// end of it.
+#[derive(Debug)]
+#[must_use = "they are held until this is dropped"]
+pub struct HeldSignals(SigSet);
 
 impl HeldSignals {
-    fn new() -> Self {
+    /// Holds them in the calling thread.
+    pub fn hold() -> Self {
         let mut set = SigSet::empty();
         for signal in [
             Signal::SIGINT,
@@ -85,6 +89,9 @@ impl HeldSignals {
             Signal::SIGHUP,
             Signal::SIGQUIT,
             Signal::SIGPIPE,
+            Signal::SIGTSTP,
+            Signal::SIGTTIN,
+            Signal::SIGTTOU,
         ] {
             set.add(signal);
         }

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::apply::migrate::HeldSignals;
 use crate::apply::store::Entry;
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::dump;
@@ -183,6 +184,7 @@ fn carry_out(
     adjust: &dyn Fn(&mut Plan),
     args: &Args,
 ) -> Result<(), Error> {
+    let _held = HeldSignals::hold();
     let changing = Record {
         progress: Progress::Changing,
         time: change::now(),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::apply::lock;
+use crate::apply::migrate::HeldSignals;
 use crate::apply::store::Entry;
 use crate::model::{HostState, IfName};
 use crate::netlink::dump;
@@ -25,11 +26,14 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
         Some(uplink) => (uplink.clone(), "it was named".to_owned()),
         None => choose(&live, &place).map_err(|refusal| Error::Refused(vec![refusal]))?,
     };
-    // While another vmbr is at work its records say what it has begun.
-    if lock::is_held(&place.identity) != Some(true) {
-        if let Some(record) = standing(&place, &live, &uplink, &up.bridge)? {
-            return already(record, args);
-        }
+    // While another vmbr is at work its records say what it has begun, and it
+    // may end between two looks: that a change did not end is believed from
+    // under the lock, or where nothing will be changed.
+    let at_work = lock::is_held(&place.identity) == Some(true);
+    match standing(&place, &live, &uplink, &up.bridge) {
+        Ok(Some(record)) if record.progress == Progress::Settled => return already(record, args),
+        Err(refusal) if up.dry_run && !at_work => return Err(refusal),
+        _ => {}
     }
     if !up.dry_run {
         require_privilege()?;
@@ -209,6 +213,7 @@ fn dry_run(
 }
 
 fn carry_out(record: &Record, place: &Place, args: &Args) -> Result<(), Error> {
+    let _held = HeldSignals::hold();
     place.save(record).map_err(|error| Error::Failed {
         message: format!(
             "cannot write the record {}: {error}",

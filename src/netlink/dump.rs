@@ -217,9 +217,12 @@ async fn collect<T>(
                 return Ok(all);
             }
             Err(error) => {
-                return Err(io::Error::other(format!(
-                    "cannot read the host's {what}: {error}"
-                )));
+                // By itself the crate's sentence for a refusal has no number.
+                let said = match error {
+                    rtnetlink::Error::NetlinkError(answer) => answer.to_io().to_string(),
+                    other => other.to_string(),
+                };
+                return Err(io::Error::other(format!("cannot read the host's {what}: {said}")));
             }
         }
     }
