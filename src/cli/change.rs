@@ -12,7 +12,7 @@ use crate::apply::store::{Entry, Rollback, Store};
 use crate::apply::watchdog::Watchdog;
 use crate::apply::{clock, namespace};
 use crate::model::IfName;
-use crate::plan::{Holder, Plan, Record, Stage, Target};
+use crate::plan::{Holder, Plan, Record, Refusal, Stage, Target};
 use crate::sys::syslog::Severity;
 
 use super::args::Args;
@@ -65,6 +65,21 @@ impl Place {
         self.entries.iter().filter_map(|entry| match entry {
             Entry::Record(record) => Some(record.as_ref()),
             Entry::Unusable { .. } => None,
+        })
+    }
+
+    /// Why the record of a bridge, or any record, cannot be used.
+    pub fn unusable(&self, bridge: Option<&IfName>) -> Option<Refusal> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::Unusable {
+                bridge: name,
+                path,
+                why,
+            } if bridge.is_none_or(|bridge| bridge == name) => Some(Refusal::new(
+                format!("the record {} cannot be used: {why}", path.display()),
+                "it may say how the host was: see what it is of; if nothing needs it, remove it",
+            )),
+            _ => None,
         })
     }
 

@@ -41,6 +41,9 @@ pub fn run(confirm: &Confirm, args: &Args) -> Result<(), Error> {
         .collect();
     match waiting.as_slice() {
         [] => {
+            if let Some(refusal) = place.unusable(confirm.bridge.as_ref()) {
+                return Err(Error::Refused(vec![refusal]));
+            }
             if args.json {
                 print_json(&json!({"bridge": confirm.bridge, "confirmed": false}));
             } else {

@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use crate::apply::migrate::HeldSignals;
-use crate::apply::store::Entry;
 use crate::apply::{clock, recover};
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::dump;
@@ -103,19 +102,11 @@ fn already(down: &Down, args: &Args) {
 /// there is nothing to do.
 fn find(place: &Place, live: &HostState, name: Option<&IfName>) -> Result<Option<Record>, Error> {
     if let Some(name) = name {
-        for entry in &place.entries {
-            match entry {
-                Entry::Record(record) if record.bridge.name == *name => {
-                    return Ok(Some(record.as_ref().clone()));
-                }
-                Entry::Unusable { bridge, path, why } if bridge == name => {
-                    return Err(Error::refused(
-                        format!("the record {} cannot be used: {why}", path.display()),
-                        "it says how the host was; move its network by hand, then remove it",
-                    ));
-                }
-                _ => {}
-            }
+        if let Some(record) = place.records().find(|record| record.bridge.name == *name) {
+            return Ok(Some(record.clone()));
+        }
+        if let Some(refusal) = place.unusable(Some(name)) {
+            return Err(Error::Refused(vec![refusal]));
         }
         return match live.link(name) {
             Some(link) => Err(Error::refused(

@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
             Err(error) => failed = Some(error),
         }
     }
-    if let Some(error) = failed {
+    if let Some(error) = failed.or_else(|| Some(Error::Refused(vec![place.unusable(None)?]))) {
         return Err(error);
     }
     if args.json {

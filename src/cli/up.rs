@@ -6,7 +6,6 @@ use serde_json::json;
 
 use crate::apply::migrate::{HeldSignals, MigrateError};
 use crate::apply::recover::milliseconds_left;
-use crate::apply::store::Entry;
 use crate::apply::{clock, lock};
 use crate::model::{HostState, IfName};
 use crate::netlink::dump;
@@ -54,7 +53,7 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     dump::add_settings(&mut live, &[&uplink, &up.bridge]);
 
     let mut refusals = refuse::up(&live, &uplink, &up.bridge);
-    refusals.extend(unusable(&place, &up.bridge));
+    refusals.extend(place.unusable(Some(&up.bridge)));
     name_owners(&mut refusals, &live, &uplink);
     let warnings = refuse::warnings(&live, &uplink);
     let record = Record::of(&live, &uplink, &up.bridge, &place.identity, clock::now());
@@ -188,20 +187,6 @@ fn name_owners(refusals: &mut [Refusal], live: &HostState, uplink: &IfName) {
     if let Some(owner) = owners::of_macvlans(uplink, &children) {
         refusal.message = format!("{}; it is {owner}", refusal.message);
     }
-}
-
-fn unusable(place: &Place, bridge: &IfName) -> Option<Refusal> {
-    place.entries.iter().find_map(|entry| match entry {
-        Entry::Unusable {
-            bridge: name,
-            path,
-            why,
-        } if name == bridge => Some(Refusal::new(
-            format!("the record {} cannot be used: {why}", path.display()),
-            "see what it is of; if nothing needs it, remove it",
-        )),
-        _ => None,
-    })
 }
 
 fn document(record: &Record, plan: &[String], warnings: &[String]) -> serde_json::Value {
