@@ -18,6 +18,8 @@ pub mod neighbour;
 #[cfg(feature = "cli")]
 pub mod network;
 #[cfg(feature = "cli")]
+pub mod nexthop;
+#[cfg(feature = "cli")]
 pub mod route;
 #[cfg(feature = "cli")]
 pub mod rule;
@@ -29,6 +31,7 @@ pub use {
     link::Link,
     neighbour::Neighbour,
     network::Network,
+    nexthop::Nexthop,
     route::{Hop, Prefix, Route},
     rule::Rule,
 };

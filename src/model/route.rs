@@ -187,7 +187,9 @@ pub struct Route {
     /// Preferred source address.
     #[serde(default, skip_serializing_if = "is_default")]
     pub prefsrc: Option<IpAddr>,
-    /// One hop, or several for a multipath route.
+    /// One hop, or several for a multipath route; of one that uses a nexthop
+    /// object, the object's, as far as they are known.
+    #[serde(default)]
     pub hops: Vec<Hop>,
     /// `RTA_METRICS`.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -246,6 +248,16 @@ impl Route {
             if hop.dev.as_ref() == Some(from) {
                 hop.dev = Some(to.clone());
             }
+        }
+        route
+    }
+
+    /// The same route as a [`super::Network`] has it: where it uses a nexthop
+    /// object, its hops are the object's and not its own.
+    pub fn without_objects_hops(&self) -> Self {
+        let mut route = self.clone();
+        if route.nexthop.is_some() {
+            route.hops.clear();
         }
         route
     }

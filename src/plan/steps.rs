@@ -1,5 +1,6 @@
 //! The planner.
 
+mod objects;
 mod prepare;
 mod settle;
 
@@ -138,7 +139,7 @@ impl<'a> Planner<'a> {
             .network
             .routes
             .iter()
-            .filter(|r| r.family() == Family::V6)
+            .filter(|r| r.family() == Family::V6 && r.nexthop.is_none())
         {
             if self.have.routes.iter().any(|r| r.same(route)) {
                 continue;
@@ -227,11 +228,12 @@ impl<'a> Planner<'a> {
             .left
             .routes
             .iter()
-            .filter(|r| !with_address(r))
+            .filter(|r| !with_address(r) && r.nexthop.is_none())
             .cloned()
             .collect();
         routes.sort_by_key(|r| !by_gateway(r));
-        let mut ops: Vec<Op> = routes.into_iter().map(|route| self.take(route)).collect();
+        let mut ops = self.move_objects();
+        ops.extend(routes.into_iter().map(|route| self.take(route)));
         let configured = self.left.neighbours.iter().filter(|n| n.is_configured());
         ops.extend(configured.cloned().map(Op::DeleteNeighbour));
         let addresses = self.left.addresses.iter().rev();

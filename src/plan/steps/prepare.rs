@@ -168,7 +168,7 @@ impl Planner<'_> {
             .network
             .routes
             .iter()
-            .filter(|r| !self.comes_with_new_address_v4(r))
+            .filter(|r| r.nexthop.is_none() && !self.comes_with_new_address_v4(r))
         {
             match shadows.iter().find(|s| std::ptr::eq(s.route, route)) {
                 Some(shadow) if shadow.must_add => routes.push(shadow.copy.clone()),

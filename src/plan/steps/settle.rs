@@ -50,6 +50,7 @@ impl Planner<'_> {
         });
         let mut routes: Vec<Route> = last.map(|s| s.route.clone()).collect();
         routes.sort_by_key(by_gateway);
+        routes.extend(self.lost_routes_of_objects());
         ops.extend(routes.into_iter().map(Op::AppendRoute));
         ops
     }
@@ -68,6 +69,7 @@ impl Planner<'_> {
                     .filter(|r| self.is_stray(r, shadows))
                     .cloned(),
             )
+            .chain(self.moved_strays())
             .collect();
         routes.sort_by_key(|r| !by_gateway(r));
         let mut ops: Vec<Op> = routes.into_iter().map(Op::DeleteRoute).collect();
