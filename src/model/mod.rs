@@ -23,6 +23,8 @@ pub mod nexthop;
 pub mod route;
 #[cfg(feature = "cli")]
 pub mod rule;
+#[cfg(feature = "cli")]
+pub mod slots;
 
 #[cfg(feature = "cli")]
 pub use {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::address::FOREVER;
+use super::slots::Slots;
 use super::{Address, HostState, IfName, Neighbour, Nexthop, Route, Rule, is_default, nexthop};
 
 /// Per-device settings under /proc/sys/net, by `ipv4/conf/rp_filter`: the
@@ -90,8 +91,8 @@ impl Network {
         let place = |found: Option<usize>| found.unwrap_or(usize::MAX);
         self.addresses
             .sort_by_key(|a| place(order.addresses.iter().position(|o| o.same_key(a))));
-        self.routes
-            .sort_by_key(|r| place(order.routes.iter().position(|o| o.same(r))));
+        let routes = Slots::of(&order.routes);
+        self.routes.sort_by_cached_key(|r| place(routes.place(r)));
         self.rules
             .sort_by_key(|r| place(order.rules.iter().position(|o| o == r)));
         self

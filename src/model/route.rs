@@ -276,11 +276,40 @@ impl Route {
     /// Whether both are the same route. The end of their life is compared by
     /// having one: it is renewed all the time.
     pub fn same(&self, other: &Self) -> bool {
-        let timeless = |route: &Self| Self {
-            expires: route.expires.map(|_| 0),
-            ..route.clone()
-        };
-        timeless(self) == timeless(other)
+        // A host can have thousands, each compared with all others: what
+        // tells two apart comes first, and nothing is copied.
+        let Self {
+            dst,
+            src,
+            table,
+            kind,
+            protocol,
+            scope,
+            tos,
+            metric,
+            prefsrc,
+            hops,
+            metrics,
+            preference,
+            expires,
+            nexthop,
+            rest,
+        } = self;
+        *dst == other.dst
+            && *metric == other.metric
+            && *table == other.table
+            && *src == other.src
+            && *kind == other.kind
+            && *protocol == other.protocol
+            && *scope == other.scope
+            && *tos == other.tos
+            && *prefsrc == other.prefsrc
+            && *nexthop == other.nexthop
+            && *preference == other.preference
+            && expires.is_some() == other.expires.is_some()
+            && *hops == other.hops
+            && *metrics == other.metrics
+            && *rest == other.rest
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::model::address::flag;
 use crate::model::route::protocol;
+use crate::model::slots::Slots;
 use crate::model::{Family, HostState, Network, Route};
 
 use super::steps::ADDR_GEN_MODE;
@@ -114,11 +115,12 @@ fn routes(live: &HostState, have: &Network, target: &Target, found: &mut Vec<Str
     // The kernel learns these anew on the holder, or a copy stands one metric
     // behind until it does.
     let from_ra = |r: &Route| r.protocol == protocol::RA;
+    let standing = Slots::of(&have.routes);
+    let of_target = Slots::of(&target.network.routes);
     let by_device = target.network.routes.iter().filter(|r| r.nexthop.is_none());
     for wanted in by_device.chain(objects::wanted_routes(live, target)) {
-        let stands = have
-            .routes
-            .iter()
+        let stands = standing
+            .near(wanted)
             .any(|r| r.same(wanted) || (from_ra(wanted) && from_ra(r) && r.same_slot_but_metric(wanted)));
         if !stands {
             found.push(format!(
@@ -129,7 +131,7 @@ fn routes(live: &HostState, have: &Network, target: &Target, found: &mut Vec<Str
     }
     for route in &have.routes {
         let learned = from_ra(route) || (route.protocol == protocol::KERNEL && route.expires.is_some());
-        if !learned && !target.network.routes.iter().any(|w| w.same(route)) {
+        if !learned && !of_target.has(route) {
             found.push(format!(
                 "a route to {} (metric {}) is on {holder} too",
                 route.dst, route.metric
