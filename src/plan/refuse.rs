@@ -268,6 +268,21 @@ pub fn warnings(live: &HostState, uplink: &IfName) -> Vec<String> {
     found
 }
 
+/// What becomes of multicast groups that programs joined on the uplink; none
+/// where there are none. A membership is of a socket and of a device's number:
+/// what arrives then arrives by the bridge, where nobody joined
+/// (`ip_check_mc_rcu()`, `ipv6_chk_mcast_addr()`), and no one but the program
+/// itself can join for it.
+pub fn joined_groups(uplink: &IfName, bridge: &IfName, groups: &[IpAddr]) -> Option<String> {
+    let names: Vec<String> = groups.iter().map(ToString::to_string).collect();
+    let list = names.join(", ");
+    (!groups.is_empty()).then(|| {
+        format!(
+            "programs have joined multicast groups on {uplink} ({list}), and hear nothing of them on {bridge} until they join anew: restart them afterwards (see: ip maddr show dev {uplink})"
+        )
+    })
+}
+
 /// The gateways of the default routes by a device.
 pub fn gateways(live: &HostState, dev: &IfName) -> Vec<IpAddr> {
     let defaults = live
