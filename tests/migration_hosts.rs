@@ -170,6 +170,40 @@ hosts! {
         ip -6 route add default nexthop via 2001:db8::1 nexthop via 2001:db8:1::1
         ip route add 203.0.113.0/24 dev eth1 src 192.0.2.21
         ip -6 route add 2001:db8:6::/48 dev eth1 src 2001:db8::21";
+    nexthop_objects: V4, V6, "
+        ip link set eth0 up
+        ip link set eth1 up
+        ip addr add 192.0.2.21/24 dev eth0
+        ip addr add 2001:db8::21/64 dev eth0 nodad
+        ip addr add 198.51.100.21/24 dev eth1
+        until ip nexthop add id 1 via 192.0.2.1 dev eth0 proto static 2>/dev/null; do sleep 0.05; done
+        until ip nexthop add id 2 via 198.51.100.1 dev eth1 2>/dev/null; do sleep 0.05; done
+        ip nexthop add id 3 via 203.0.113.9 dev eth0 onlink
+        ip nexthop add id 4 dev eth0
+        ip nexthop add id 5 blackhole
+        ip nexthop add id 6 via 2001:db8::1 dev eth0
+        ip nexthop add id 7 via fe80::2 dev eth0
+        ip nexthop add id 10 group 1,3/2 proto static
+        ip nexthop add id 11 group 6/7
+        ip nexthop add id 12 group 2
+        ip route add default nhid 10
+        ip route add 203.0.113.0/25 nhid 3 src 192.0.2.21 metric 7
+        ip route add 203.0.113.128/26 nhid 4
+        ip route add 10.1.0.0/16 nhid 5
+        ip route add 10.2.0.0/16 nhid 12
+        ip route add 10.3.0.0/16 nhid 1 table 100 mtu 1400
+        ip -6 route add default nhid 11
+        ip -6 route add 2001:db8:9::/48 nhid 6 metric 33
+        ip -6 route add 2001:db8:8::/48 via 2001:db8::2";
+    nexthop_objects_that_routes_do_not_tell: V4, V6, "
+        sysctl -qw net.ipv4.nexthop_compat_mode=0
+        ip link set eth0 up
+        ip addr add 192.0.2.21/24 dev eth0
+        ip addr add 2001:db8::21/64 dev eth0 nodad
+        until ip nexthop add id 1 via 192.0.2.1 dev eth0 2>/dev/null; do sleep 0.05; done
+        ip nexthop add id 2 via 2001:db8::1 dev eth0
+        ip route add default nhid 1
+        ip -6 route add default nhid 2";
     two_nics_alike: V4, V6, "
         ip link set eth1 up
         ip addr add 192.0.2.99/24 dev eth1

@@ -102,12 +102,11 @@ fn reaches(host: &Host, to: &str) {
     );
 }
 
-#[test]
-fn router_advertisements_go_on() {
-    let host = Host::new(
-        "router-advertisements",
-        "ip link set eth0 up; ip addr add 192.0.2.21/24 brd + dev eth0",
-    );
+/// What a router's advertisements made moves, and the next ones renew it: the
+/// same address and one default route. `settings` come before the NIC is up.
+fn advertisements_go_on(hint: &str, settings: &str) {
+    let script = format!("{settings}\nip link set eth0 up; ip addr add 192.0.2.21/24 brd + dev eth0");
+    let host = Host::new(hint, &script);
     let router = Router::start(&host);
     let configured = || learned_addresses(&host, "eth0").len() == 1 && learned_defaults(&host).len() == 1;
     assert!(
@@ -149,6 +148,35 @@ fn router_advertisements_go_on() {
     renewed(&host, "eth0", &address);
     way();
     one_default_on(&host, "eth0");
+}
+
+#[test]
+fn router_advertisements_go_on() {
+    advertisements_go_on("router-advertisements", "");
+}
+
+/// A host that forwards believes routers only with accept_ra=2.
+#[test]
+fn router_advertisements_go_on_where_the_host_forwards() {
+    advertisements_go_on(
+        "ra-forwarding",
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.eth0.accept_ra=2",
+    );
+}
+
+/// The kernel makes addresses from a secret; the bridge would make others
+/// without it.
+#[test]
+fn router_advertisements_go_on_with_a_stable_secret() {
+    advertisements_go_on(
+        "ra-secret",
+        "sysctl -qw net.ipv6.conf.eth0.stable_secret=2001:db8::5ec1:e70f",
+    );
+}
+
+#[test]
+fn router_advertisements_go_on_with_a_random_secret() {
+    advertisements_go_on("ra-random", "sysctl -qw net.ipv6.conf.eth0.addr_gen_mode=3");
 }
 
 #[test]

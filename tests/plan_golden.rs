@@ -264,6 +264,8 @@ fn the_flip_only_takes_away() {
                 }
                 Op::DeleteAddress { dev, .. } => dev == old,
                 Op::DeleteNeighbour(neighbour) => neighbour.dev == *old,
+                Op::SetNexthop(object) => target.network.nexthops.contains(object),
+                Op::DeleteNexthop(object) => object.uses(old) || object.uses(new) || object.is_group(),
                 Op::SetMaster { dev, master: None } => {
                     *dev == target.uplink && target.holder == Holder::Uplink
                 }
@@ -278,7 +280,16 @@ fn the_flip_only_takes_away() {
             let gone = |op: &Op| matches!(op, Op::DeleteAddress { address: a, .. } if a == address);
             assert!(taken(&gone), "{name}: {address} stays on {old}");
         }
-        for route in left.routes.iter().filter(|r| r.family() == Family::V6) {
+        for object in left.nexthops.iter().filter(|object| object.uses(old)) {
+            let gone = |op: &Op| match op {
+                Op::SetNexthop(o) => o.id == object.id && !o.uses(old),
+                Op::DeleteNexthop(o) => o.id == object.id,
+                _ => false,
+            };
+            assert!(taken(&gone), "{name}: the object {} stays on {old}", object.id);
+        }
+        let by_device = |r: &&Route| r.family() == Family::V6 && r.nexthop.is_none();
+        for route in left.routes.iter().filter(by_device) {
             let place = route.renamed(old, new);
             let gone = |op: &Op| match op {
                 Op::DeleteRoute(r) => r == route,
@@ -305,6 +316,11 @@ fn nothing_is_lost() {
             let there = have.addresses.iter().any(|a| a.same_content(wanted));
             assert!(there || some(&made), "{name}: the address {wanted}");
         }
+        for wanted in &target.network.nexthops {
+            let made = |op: &Op| matches!(op, Op::SetNexthop(object) if object == wanted);
+            let there = live.nexthops.contains(wanted);
+            assert!(there || some(&made), "{name}: the object {}", wanted.id);
+        }
         for wanted in &target.network.routes {
             // A copy stands for a router's route; the kernel makes a prefix's
             // route with the address.
@@ -318,7 +334,10 @@ fn nothing_is_lost() {
                 }
                 _ => false,
             };
-            let there = have.routes.iter().any(|r| r.same(wanted) || ra(r));
+            // One by a nexthop object stays as it is while the object moves.
+            let mut standing = live.routes.iter().map(Route::without_objects_hops);
+            let there = have.routes.iter().any(|r| r.same(wanted) || ra(r))
+                || (wanted.nexthop.is_some() && standing.any(|r| r.same(wanted)));
             assert!(there || some(&made), "{name}: the route to {}", wanted.dst);
         }
         for wanted in &target.network.rules {
@@ -382,6 +401,7 @@ fn touches(op: &Op, device: &IfName) -> bool {
         | Op::ChangeAddress { dev, .. }
         | Op::DeleteAddress { dev, .. }
         | Op::SetSysctl { dev, .. } => dev == device,
+        Op::SetNexthop(object) | Op::DeleteNexthop(object) => object.uses(device),
         Op::AppendRoute(r) | Op::PrependRoute(r) | Op::ReplaceRoute(r) | Op::DeleteRoute(r) => r.uses(device),
         Op::SetNeighbour(n) | Op::DeleteNeighbour(n) => n.dev == *device,
         Op::AddRule(rule) | Op::DeleteRule(rule) => rule.names(device),

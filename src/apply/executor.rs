@@ -226,7 +226,7 @@ fn tolerate(op: &Op, source: KernelError) -> Result<(), Failure> {
         Op::AddAddress { .. } | Op::AppendRoute(_) | Op::AddRule(_) => &[Errno::EEXIST],
         Op::DeleteAddress { .. } => &[Errno::EADDRNOTAVAIL, Errno::ENODEV],
         Op::DeleteRoute(_) => &[Errno::ESRCH, Errno::ENODEV],
-        Op::DeleteNeighbour(_) | Op::DeleteRule(_) => &[Errno::ENOENT, Errno::ENODEV],
+        Op::DeleteNeighbour(_) | Op::DeleteRule(_) | Op::DeleteNexthop(_) => &[Errno::ENOENT, Errno::ENODEV],
         Op::DeleteLink { .. } => &[Errno::ENODEV],
         _ => &[],
     };

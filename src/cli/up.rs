@@ -9,7 +9,7 @@ use crate::apply::recover::milliseconds_left;
 use crate::apply::watchdog::Watchdog;
 use crate::apply::{clock, lock};
 use crate::model::{HostState, IfName};
-use crate::netlink::dump;
+use crate::netlink::{dump, multicast};
 use crate::plan::record::Progress;
 use crate::plan::{Record, Refusal, Stage, plan, refuse};
 use crate::sys::syslog::Severity;
@@ -56,7 +56,9 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     let mut refusals = refuse::up(&live, &uplink, &up.bridge);
     refusals.extend(place.unusable(Some(&up.bridge)));
     name_owners(&mut refusals, &live, &uplink);
-    let warnings = refuse::warnings(&live, &uplink);
+    let mut warnings = refuse::warnings(&live, &uplink);
+    let groups = multicast::joined(&uplink);
+    warnings.extend(refuse::joined_groups(&uplink, &up.bridge, &groups));
     let record = Record::of(&live, &uplink, &up.bridge, &place.identity, clock::now());
     let Some(record) = record.filter(|_| refusals.is_empty()) else {
         if up.dry_run && !args.json {

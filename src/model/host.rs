@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::network::Sysctls;
-use super::{Address, IfName, Link, Neighbour, Route, Rule, is_default};
+use super::{Address, IfName, Link, Neighbour, Nexthop, Route, Rule, is_default};
 
 /// The network of a host (of one network namespace) at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct HostState {
     /// Routes of every table.
     #[serde(default, skip_serializing_if = "is_default")]
     pub routes: Vec<Route>,
+    /// Nexthop objects, by number.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub nexthops: Vec<Nexthop>,
     /// Rules of both families.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rules: Vec<Rule>,

@@ -18,9 +18,13 @@ pub mod neighbour;
 #[cfg(feature = "cli")]
 pub mod network;
 #[cfg(feature = "cli")]
+pub mod nexthop;
+#[cfg(feature = "cli")]
 pub mod route;
 #[cfg(feature = "cli")]
 pub mod rule;
+#[cfg(feature = "cli")]
+pub mod slots;
 
 #[cfg(feature = "cli")]
 pub use {
@@ -29,6 +33,7 @@ pub use {
     link::Link,
     neighbour::Neighbour,
     network::Network,
+    nexthop::Nexthop,
     route::{Hop, Prefix, Route},
     rule::Rule,
 };

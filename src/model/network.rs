@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::address::FOREVER;
-use super::{Address, HostState, IfName, Neighbour, Route, Rule, is_default};
+use super::slots::Slots;
+use super::{Address, HostState, IfName, Neighbour, Nexthop, Route, Rule, is_default, nexthop};
 
 /// Per-device settings under /proc/sys/net, by `ipv4/conf/rp_filter`: the
 /// path without the device's part.
@@ -21,9 +22,13 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "is_default")]
     pub addresses: Vec<Address>,
     /// Routes of every table with a hop by the device, without those that
-    /// belong to the kernel, in the kernel's order.
+    /// belong to the kernel, in the kernel's order. Those that use a nexthop
+    /// object have no hops of their own here.
     #[serde(default, skip_serializing_if = "is_default")]
     pub routes: Vec<Route>,
+    /// Nexthop objects that leave by the device, then groups with one of them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub nexthops: Vec<Nexthop>,
     /// Its configured and its resolved neighbours.
     #[serde(default, skip_serializing_if = "is_default")]
     pub neighbours: Vec<Neighbour>,
@@ -38,15 +43,17 @@ pub struct Network {
 impl Network {
     /// What `dev` carries on `host`: empty where there is no such device.
     pub fn of(host: &HostState, dev: &IfName) -> Self {
+        let nexthops = nexthop::of_device(&host.nexthops, dev);
+        let carries = |r: &&Route| match r.nexthop {
+            Some(id) => nexthops.iter().any(|object| object.id == id),
+            None => r.uses(dev) && !r.belongs_to_kernel(),
+        };
+        let routes = host.routes.iter().filter(carries);
         Self {
             dev: dev.clone(),
             addresses: host.addresses.get(dev).cloned().unwrap_or_default(),
-            routes: host
-                .routes
-                .iter()
-                .filter(|r| r.uses(dev) && !r.belongs_to_kernel())
-                .cloned()
-                .collect(),
+            routes: routes.map(Route::without_objects_hops).collect(),
+            nexthops,
             neighbours: host
                 .neighbours
                 .iter()
@@ -64,6 +71,7 @@ impl Network {
             dev: dev.clone(),
             addresses: self.addresses.clone(),
             routes: self.routes.iter().map(|r| r.renamed(&self.dev, dev)).collect(),
+            nexthops: self.nexthops.iter().map(|n| n.renamed(&self.dev, dev)).collect(),
             neighbours: self
                 .neighbours
                 .iter()
@@ -83,8 +91,8 @@ impl Network {
         let place = |found: Option<usize>| found.unwrap_or(usize::MAX);
         self.addresses
             .sort_by_key(|a| place(order.addresses.iter().position(|o| o.same_key(a))));
-        self.routes
-            .sort_by_key(|r| place(order.routes.iter().position(|o| o.same(r))));
+        let routes = Slots::of(&order.routes);
+        self.routes.sort_by_cached_key(|r| place(routes.place(r)));
         self.rules
             .sort_by_key(|r| place(order.rules.iter().position(|o| o == r)));
         self
@@ -128,11 +136,12 @@ impl Network {
         }
     }
 
-    /// Whether there is nothing to move: no address, route, rule or
-    /// configured neighbour.
+    /// Whether there is nothing to move: no address, route, nexthop object,
+    /// rule or configured neighbour.
     pub fn is_bare(&self) -> bool {
         self.addresses.is_empty()
             && self.routes.is_empty()
+            && self.nexthops.is_empty()
             && self.rules.is_empty()
             && !self.neighbours.iter().any(Neighbour::is_configured)
     }
@@ -159,6 +168,7 @@ mod tests {
                 address("2001:db8::3", 10, 60),
             ],
             routes: Vec::new(),
+            nexthops: Vec::new(),
             neighbours: Vec::new(),
             rules: Vec::new(),
             sysctls: Sysctls::new(),

@@ -187,7 +187,9 @@ pub struct Route {
     /// Preferred source address.
     #[serde(default, skip_serializing_if = "is_default")]
     pub prefsrc: Option<IpAddr>,
-    /// One hop, or several for a multipath route.
+    /// One hop, or several for a multipath route; of one that uses a nexthop
+    /// object, the object's, as far as they are known.
+    #[serde(default)]
     pub hops: Vec<Hop>,
     /// `RTA_METRICS`.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -250,6 +252,16 @@ impl Route {
         route
     }
 
+    /// The same route as a [`super::Network`] has it: where it uses a nexthop
+    /// object, its hops are the object's and not its own.
+    pub fn without_objects_hops(&self) -> Self {
+        let mut route = self.clone();
+        if route.nexthop.is_some() {
+            route.hops.clear();
+        }
+        route
+    }
+
     /// Whether both would be chosen for the same packets with the same
     /// priority: one can stand behind the other, or joins it.
     pub fn same_slot(&self, other: &Self) -> bool {
@@ -264,11 +276,40 @@ impl Route {
     /// Whether both are the same route. The end of their life is compared by
     /// having one: it is renewed all the time.
     pub fn same(&self, other: &Self) -> bool {
-        let timeless = |route: &Self| Self {
-            expires: route.expires.map(|_| 0),
-            ..route.clone()
-        };
-        timeless(self) == timeless(other)
+        // A host can have thousands, each compared with all others: what
+        // tells two apart comes first, and nothing is copied.
+        let Self {
+            dst,
+            src,
+            table,
+            kind,
+            protocol,
+            scope,
+            tos,
+            metric,
+            prefsrc,
+            hops,
+            metrics,
+            preference,
+            expires,
+            nexthop,
+            rest,
+        } = self;
+        *dst == other.dst
+            && *metric == other.metric
+            && *table == other.table
+            && *src == other.src
+            && *kind == other.kind
+            && *protocol == other.protocol
+            && *scope == other.scope
+            && *tos == other.tos
+            && *prefsrc == other.prefsrc
+            && *nexthop == other.nexthop
+            && *preference == other.preference
+            && expires.is_some() == other.expires.is_some()
+            && *hops == other.hops
+            && *metrics == other.metrics
+            && *rest == other.rest
     }
 }
 

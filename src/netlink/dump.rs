@@ -13,10 +13,11 @@ use rtnetlink::{Handle, IpVersion, NeighbourGetRequest};
 use macaddr::MacAddr6;
 
 use crate::model::route::table;
-use crate::model::{HostState, IfName, Link};
+use crate::model::{HostState, IfName, Link, nexthop};
 
 use super::read::{self, Names};
-use super::sysctl;
+use super::wire::Wire;
+use super::{KernelError, sysctl};
 
 /// Reads the caller's network namespace, with the settings of `devices`.
 ///
@@ -55,13 +56,7 @@ pub fn add_settings(state: &mut HostState, devices: &[&IfName]) {
 /// As of [`snapshot`].
 pub fn network() -> io::Result<HostState> {
     with_handle(async |handle| {
-        let (links, names) = links(&handle).await?;
-        let mut state = HostState {
-            links,
-            ..HostState::default()
-        };
-        addresses(&handle, &names, &mut state).await?;
-        routes(&handle, &names, ALL_TABLES, &mut state).await?;
+        let (mut state, names) = devices_addresses_routes(&handle, ALL_TABLES).await?;
         for version in [IpVersion::V4, IpVersion::V6] {
             let messages = collect("rules", handle.rule().get(version).execute()).await?;
             state.rules.extend(messages.iter().filter_map(read::rule));
@@ -90,13 +85,7 @@ pub struct Learned {
 /// As of [`snapshot`].
 pub fn picture() -> io::Result<(HostState, Vec<Learned>)> {
     with_handle(async |handle| {
-        let (links, names) = links(&handle).await?;
-        let mut state = HostState {
-            links,
-            ..HostState::default()
-        };
-        addresses(&handle, &names, &mut state).await?;
-        routes(&handle, &names, table::MAIN as u8, &mut state).await?;
+        let (mut state, names) = devices_addresses_routes(&handle, table::MAIN as u8).await?;
         let request = handle.neighbours().get();
         neighbours(request, &names, &mut state).await?;
         let request = handle
@@ -143,6 +132,34 @@ fn with_handle<T>(work: impl AsyncFnOnce(Handle) -> io::Result<T>) -> io::Result
 
 /// `RT_TABLE_UNSPEC`: in a question for routes, those of every table.
 const ALL_TABLES: u8 = 0;
+
+/// What both kinds of looks begin with; the routes of one table, or of all.
+async fn devices_addresses_routes(handle: &Handle, table: u8) -> io::Result<(HostState, Names)> {
+    let (links, names) = links(handle).await?;
+    let mut state = HostState {
+        links,
+        ..HostState::default()
+    };
+    addresses(handle, &names, &mut state).await?;
+    routes(handle, &names, table, &mut state).await?;
+    nexthops(&names, &mut state)?;
+    Ok((state, names))
+}
+
+/// Reads the nexthop objects, and gives the routes that use one its hops: with
+/// `net.ipv4.nexthop_compat_mode` off the kernel does not tell them.
+fn nexthops(names: &Names, state: &mut HostState) -> io::Result<()> {
+    let cannot =
+        |error: KernelError| io::Error::other(format!("cannot read the host's nexthop objects: {error}"));
+    let messages = Wire::open()?.nexthops().map_err(cannot)?;
+    state.nexthops = messages.iter().filter_map(|m| m.object(names)).collect();
+    for route in &mut state.routes {
+        if let Some(id) = route.nexthop {
+            route.hops = nexthop::hops(&state.nexthops, id);
+        }
+    }
+    Ok(())
+}
 
 async fn addresses(handle: &Handle, names: &Names, state: &mut HostState) -> io::Result<()> {
     for message in collect("addresses", handle.address().get().execute()).await? {

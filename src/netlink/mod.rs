@@ -6,11 +6,15 @@
 //!   messages in one datagram, and the kernel's own words on a refusal.
 //! - [`mod@read`] and [`mod@write`]: the model from messages and messages from the
 //!   model.
+//! - [`multicast`]: the groups that programs joined, from /proc/net.
+//! - [`nexthop`]: the messages of nexthop objects, which no crate has.
 //! - [`sysctl`]: the settings under /proc/sys/net.
 //! - [`ports`]: many TAPs at once.
 #![forbid(unsafe_code)]
 
 pub mod dump;
+pub mod multicast;
+pub mod nexthop;
 pub mod ports;
 pub mod read;
 pub mod sysctl;

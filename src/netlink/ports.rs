@@ -94,7 +94,7 @@ fn join(taps: &[(IfName, u32)], bridge: &IfName) -> Result<(), PortError> {
         let mut message = write::link_with(tap, LinkAttribute::Controller(index));
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
-        (RouteNetlinkMessage::SetLink(message), 0)
+        (RouteNetlinkMessage::SetLink(message).into(), 0)
     };
     change_each(taps, "put on its bridge", request)
 }
@@ -146,7 +146,7 @@ pub fn remove(names: &[IfName]) -> Result<(), PortError> {
     let put = |group: u32| {
         move |index: u32| {
             (
-                RouteNetlinkMessage::SetLink(write::link_with(index, LinkAttribute::Group(group))),
+                RouteNetlinkMessage::SetLink(write::link_with(index, LinkAttribute::Group(group))).into(),
                 0,
             )
         }
@@ -159,7 +159,7 @@ pub fn remove(names: &[IfName]) -> Result<(), PortError> {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::Group(group));
     let mut wire = Wire::open().map_err(|error| fail(first, "remove", error.into()))?;
-    wire.send((RouteNetlinkMessage::DelLink(message), 0))
+    wire.send((RouteNetlinkMessage::DelLink(message).into(), 0))
         .map_err(|error| fail(first, "remove", error))
 }
 

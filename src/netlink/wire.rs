@@ -3,14 +3,17 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable, NlaBuffer, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::KernelError;
+use super::nexthop::{self, NexthopMessage};
 
 /// `NLM_F_ACK_TLVS`: attributes follow an error (include/uapi/linux/netlink.h).
 const ACK_TLVS: u16 = 0x200;
@@ -18,14 +21,82 @@ const ACK_TLVS: u16 = 0x200;
 const ATTR_MSG: u16 = 1;
 /// Length of `struct nlmsghdr`, which an error repeats from the request.
 const HEADER_LEN: usize = 16;
+/// What a socket's buffers hold at least (half of `net.core.wmem_default`,
+/// 208 KiB): most datagrams are smaller, and need no privilege to be sent.
+const COMMON_ROOM: usize = 64 * 1024;
+/// What an answer takes of the buffer: `struct sk_buff` with its data, and the
+/// kernel's sentence.
+const ANSWER: usize = 2048;
+
+/// What a message says.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// What netlink-packet-route knows.
+    Route(RouteNetlinkMessage),
+    /// `RTM_NEWNEXTHOP`
+    NewNexthop(NexthopMessage),
+    /// `RTM_DELNEXTHOP`
+    DeleteNexthop(NexthopMessage),
+    /// `RTM_GETNEXTHOP`
+    GetNexthop(NexthopMessage),
+}
+
+impl From<RouteNetlinkMessage> for Payload {
+    fn from(message: RouteNetlinkMessage) -> Self {
+        Self::Route(message)
+    }
+}
+
+impl NetlinkSerializable for Payload {
+    fn message_type(&self) -> u16 {
+        match self {
+            Self::Route(message) => message.message_type(),
+            Self::NewNexthop(_) => nexthop::NEW,
+            Self::DeleteNexthop(_) => nexthop::DELETE,
+            Self::GetNexthop(_) => nexthop::GET,
+        }
+    }
+
+    fn buffer_len(&self) -> usize {
+        match self {
+            Self::Route(message) => message.buffer_len(),
+            Self::NewNexthop(m) | Self::DeleteNexthop(m) | Self::GetNexthop(m) => m.bytes().len(),
+        }
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        match self {
+            Self::Route(message) => message.serialize(buffer),
+            Self::NewNexthop(m) | Self::DeleteNexthop(m) | Self::GetNexthop(m) => {
+                buffer.copy_from_slice(&m.bytes());
+            }
+        }
+    }
+}
+
+impl NetlinkDeserializable for Payload {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        let short = || DecodeError::from("a nexthop object's message is cut short");
+        match header.message_type {
+            nexthop::NEW => Ok(Self::NewNexthop(
+                NexthopMessage::parse(payload).ok_or_else(short)?,
+            )),
+            _ => RouteNetlinkMessage::deserialize(header, payload).map(Self::Route),
+        }
+    }
+}
 
 /// A message to the kernel with the flags of its verb (`NLM_F_CREATE`, ...).
-pub type Message = (RouteNetlinkMessage, u16);
+pub type Message = (Payload, u16);
 
 /// The socket.
 pub struct Wire {
     socket: Socket,
     sequence: u32,
+    /// Bytes that can be sent at once, and bytes of answers that can wait.
+    room: (usize, usize),
 }
 
 impl Wire {
@@ -39,7 +110,11 @@ impl Wire {
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self {
+            socket,
+            sequence: 0,
+            room: (COMMON_ROOM, COMMON_ROOM),
+        })
     }
 
     /// Sends one message and waits until the kernel has done it.
@@ -77,11 +152,28 @@ impl Wire {
                 NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload)),
             );
         }
+        self.make_room(datagram.len(), last + 1)?;
         let sent = self.socket.send(&datagram, 0)?;
         if sent != datagram.len() {
             return Err(io::Error::other("the kernel took a part of a netlink datagram").into());
         }
         self.answers(first, last)
+    }
+
+    /// Makes room for a datagram, which must fit into the socket's buffer
+    /// whole (`netlink_sendmsg()`), and for an answer to each of its messages.
+    /// The flip of a host with thousands of routes is some hundred kilobytes.
+    fn make_room(&mut self, bytes: usize, messages: usize) -> io::Result<()> {
+        if bytes > self.room.0 {
+            setsockopt(&self.socket, sockopt::SndBufForce, &bytes.saturating_mul(2))?;
+            self.room.0 = bytes;
+        }
+        let answers = messages.saturating_mul(ANSWER);
+        if answers > self.room.1 {
+            setsockopt(&self.socket, sockopt::RcvBufForce, &answers)?;
+            self.room.1 = answers;
+        }
+        Ok(())
     }
 
     /// Reads answers up to that for the last message.
@@ -127,22 +219,53 @@ impl Wire {
     pub fn link(&mut self, index: u32) -> Result<LinkMessage, KernelError> {
         let mut request = LinkMessage::default();
         request.header.index = index;
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.sequence_number = self.sequence;
-        header.flags = NLM_F_REQUEST;
-        let mut datagram = Vec::new();
-        let payload = NetlinkPayload::InnerMessage(RouteNetlinkMessage::GetLink(request));
-        append(&mut datagram, NetlinkMessage::new(header, payload));
-        self.socket.send(&datagram, 0)?;
+        self.ask(RouteNetlinkMessage::GetLink(request).into(), 0)?;
         let buffer = self.receive()?;
         match parse(&buffer)?.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(link),
+            NetlinkPayload::InnerMessage(Payload::Route(RouteNetlinkMessage::NewLink(link))) => Ok(link),
             NetlinkPayload::Error(error) => Err(error.to_io().into()),
             _ => Err(
                 io::Error::other("the kernel answered a question for a device with something else").into(),
             ),
         }
+    }
+
+    /// Asks for every nexthop object.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn nexthops(&mut self) -> Result<Vec<NexthopMessage>, KernelError> {
+        self.ask(Payload::GetNexthop(NexthopMessage::default()), NLM_F_DUMP)?;
+        let mut found = Vec::new();
+        loop {
+            let buffer = self.receive()?;
+            let mut rest = buffer.as_slice();
+            while rest.len() >= HEADER_LEN {
+                let message = parse(rest)?;
+                match message.payload {
+                    NetlinkPayload::InnerMessage(Payload::NewNexthop(object)) => found.push(object),
+                    NetlinkPayload::Done(_) => return Ok(found),
+                    NetlinkPayload::Error(error) => return Err(error.to_io().into()),
+                    _ => {}
+                }
+                let length = message.header.length as usize;
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            }
+        }
+    }
+
+    fn ask(&mut self, question: Payload, flags: u16) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.sequence_number = self.sequence;
+        header.flags = NLM_F_REQUEST | flags;
+        let mut datagram = Vec::new();
+        append(
+            &mut datagram,
+            NetlinkMessage::new(header, NetlinkPayload::InnerMessage(question)),
+        );
+        self.socket.send(&datagram, 0)?;
+        Ok(())
     }
 
     fn receive(&self) -> io::Result<Vec<u8>> {
@@ -159,14 +282,14 @@ impl Wire {
 }
 
 /// Appends a message, filled up to four bytes as netlink wants it.
-fn append(datagram: &mut Vec<u8>, mut message: NetlinkMessage<RouteNetlinkMessage>) {
+fn append(datagram: &mut Vec<u8>, mut message: NetlinkMessage<Payload>) {
     message.finalize();
     let start = datagram.len();
     datagram.resize(start + message.buffer_len().next_multiple_of(4), 0);
     message.serialize(&mut datagram[start..]);
 }
 
-fn parse(bytes: &[u8]) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
+fn parse(bytes: &[u8]) -> io::Result<NetlinkMessage<Payload>> {
     NetlinkMessage::deserialize(bytes).map_err(|error| {
         io::Error::new(
             io::ErrorKind::InvalidData,

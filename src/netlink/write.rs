@@ -20,7 +20,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use crate::model::{Address, Family, Hop, IfName, Neighbour, RawAttribute, Route, Rule, address};
 use crate::plan::Op;
 
-use super::wire::Message;
+use super::nexthop::NexthopMessage;
+use super::wire::{Message, Payload};
 
 /// Gives the number of a device.
 pub type IndexOf<'a> = dyn FnMut(&IfName) -> std::io::Result<u32> + 'a;
@@ -31,7 +32,7 @@ pub type IndexOf<'a> = dyn FnMut(&IfName) -> std::io::Result<u32> + 'a;
 /// Where a device's number cannot be had.
 pub fn message(op: &Op, index: &mut IndexOf) -> std::io::Result<Option<Message>> {
     use RouteNetlinkMessage as M;
-    Ok(Some(match op {
+    let (message, flags) = match op {
         Op::CreateBridge { name, mac } => (M::NewLink(bridge(name, *mac)), NLM_F_CREATE | NLM_F_EXCL),
         Op::DeleteLink { dev } => (M::DelLink(link(index(dev)?)), 0),
         Op::SetUp { dev, up } => {
@@ -73,6 +74,14 @@ pub fn message(op: &Op, index: &mut IndexOf) -> std::io::Result<Option<Message>>
             NLM_F_CREATE | NLM_F_REPLACE,
         ),
         Op::DeleteRoute(route) => (M::DelRoute(route_message(route, false, index)?), 0),
+        Op::SetNexthop(object) => {
+            let message = Payload::NewNexthop(NexthopMessage::of(object, index)?);
+            return Ok(Some((message, NLM_F_CREATE | NLM_F_REPLACE)));
+        }
+        Op::DeleteNexthop(object) => {
+            let message = Payload::DeleteNexthop(NexthopMessage::naming(object.id));
+            return Ok(Some((message, 0)));
+        }
         Op::SetNeighbour(n) => (
             M::NewNeighbour(neighbour_message(n, index(&n.dev)?)),
             NLM_F_CREATE | NLM_F_REPLACE,
@@ -84,7 +93,8 @@ pub fn message(op: &Op, index: &mut IndexOf) -> std::io::Result<Option<Message>>
         | Op::AwaitRunning { .. }
         | Op::AwaitAddresses { .. }
         | Op::SolicitRouters { .. } => return Ok(None),
-    }))
+    };
+    Ok(Some((message.into(), flags)))
 }
 
 pub(super) fn link(index: u32) -> LinkMessage {
@@ -188,7 +198,9 @@ fn route_message(route: &Route, whole: bool, index: &mut IndexOf) -> std::io::Re
     if let Some(source) = route.prefsrc {
         attributes.push(RouteAttribute::PrefSource(source.into()));
     }
-    if let [hop] = route.hops.as_slice() {
+    if let Some(id) = route.nexthop {
+        attributes.push(RouteAttribute::NhId(id));
+    } else if let [hop] = route.hops.as_slice() {
         if let Some(dev) = &hop.dev {
             attributes.push(RouteAttribute::Oif(index(dev)?));
         }

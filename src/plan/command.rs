@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use crate::model::address::{FOREVER, Label, flag, scope};
 use crate::model::route::{METRIC_USER_V6, RouteMetric, kind, protocol, table};
-use crate::model::{Address, Family, Hop, Neighbour, RawAttribute, Route, Rule, neighbour};
+use crate::model::{Address, Family, Hop, Neighbour, Nexthop, RawAttribute, Route, Rule, neighbour};
 
 use super::rule_text::rule_text;
 use super::{Op, Plan};
@@ -79,6 +79,16 @@ impl Op {
             Op::PrependRoute(route) => Some(route_command("prepend", route, &mut unsaid)),
             Op::ReplaceRoute(route) => Some(route_command("replace", route, &mut unsaid)),
             Op::DeleteRoute(route) => Some(route_command("del", route, &mut Vec::new())),
+            Op::SetNexthop(object) => Some(format!(
+                "ip {}nexthop replace {}",
+                if object.family == Some(Family::V6) {
+                    "-6 "
+                } else {
+                    ""
+                },
+                nexthop_text(object, &mut unsaid)
+            )),
+            Op::DeleteNexthop(object) => Some(format!("ip nexthop del id {}", object.id)),
             Op::SetNeighbour(n) => Some(format!("ip neighbour replace {}", neighbour_text(n))),
             Op::DeleteNeighbour(n) => {
                 let proxy = if n.is_proxy() { "proxy " } else { "" };
@@ -241,7 +251,9 @@ fn route_command(verb: &str, route: &Route, unsaid: &mut Vec<String>) -> String 
     if route.tos != 0 {
         let _ = write!(text, " tos 0x{:02x}", route.tos);
     }
-    if let [hop] = route.hops.as_slice() {
+    if let Some(id) = route.nexthop {
+        let _ = write!(text, " nhid {id}");
+    } else if let [hop] = route.hops.as_slice() {
         hop_text(&mut text, hop, route.family(), unsaid);
     }
     if route.table != table::MAIN {
@@ -298,6 +310,31 @@ fn hop_text(text: &mut String, hop: &Hop, family: Family, unsaid: &mut Vec<Strin
         text.push_str(" onlink");
     }
     unsaid.extend(hop.rest.iter().map(|raw| unsaid_attribute("hop", raw)));
+}
+
+fn nexthop_text(object: &Nexthop, unsaid: &mut Vec<String>) -> String {
+    let mut text = format!("id {}", object.id);
+    for (place, member) in object.members.iter().enumerate() {
+        text.push_str(if place == 0 { " group " } else { "/" });
+        let _ = write!(text, "{}", member.id);
+        if member.weight > 0 {
+            let _ = write!(text, ",{}", u32::from(member.weight) + 1);
+        }
+    }
+    if let Some(via) = object.via {
+        let _ = write!(text, " via {via}");
+    }
+    if let Some(dev) = &object.dev {
+        let _ = write!(text, " dev {dev}");
+    }
+    if object.onlink {
+        text.push_str(" onlink");
+    }
+    if object.protocol != 0 {
+        let _ = write!(text, " proto {}", protocol_text(object.protocol));
+    }
+    unsaid.extend(object.rest.iter().map(|raw| unsaid_attribute("nexthop", raw)));
+    text
 }
 
 fn kind_word(number: u8) -> Option<String> {

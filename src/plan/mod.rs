@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+mod objects;
 mod op;
 pub mod record;
 pub mod refuse;

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use macaddr::MacAddr6;
 
-use crate::model::{Address, IfName, Neighbour, Route, Rule};
+use crate::model::{Address, IfName, Neighbour, Nexthop, Route, Rule};
 
 /// One change of the kernel's network, or one wait for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +79,12 @@ pub enum Op {
     ReplaceRoute(Route),
     /// Removes a route.
     DeleteRoute(Route),
+    /// Makes a nexthop object, or puts it where another of its number is: the
+    /// routes that use that one use it from then on (`replace_nexthop()`,
+    /// net/ipv4/nexthop.c).
+    SetNexthop(Nexthop),
+    /// Removes a nexthop object, and with it the routes that use it.
+    DeleteNexthop(Nexthop),
     /// Adds a neighbour, or replaces what is known of it.
     SetNeighbour(Neighbour),
     /// Removes a neighbour.

@@ -153,6 +153,7 @@ impl Record {
         if !self.uplink.up {
             // A device that is down carries none.
             network.routes.clear();
+            network.nexthops.clear();
         }
         self.with(network)
     }

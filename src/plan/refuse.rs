@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::model::{Address, Family, HostState, IfName, Link, Route, address, route};
+use crate::model::{Address, Family, HostState, IfName, Link, Route, address, nexthop, route};
 
 /// Why nothing was touched, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,16 +183,19 @@ pub fn up(live: &HostState, uplink: &IfName, bridge: &IfName) -> Vec<Refusal> {
         )];
     };
     let mut found: Vec<Refusal> = unfit(live, link).into_iter().collect();
-    let objects: BTreeSet<u32> = live
-        .routes
-        .iter()
-        .filter(|r| r.uses(uplink))
-        .filter_map(|r| r.nexthop)
-        .collect();
-    if let Some(id) = objects.first() {
+    let objects = nexthop::of_device(&live.nexthops, uplink);
+    // A group of the usual kind has no other attributes, an object has them
+    // for an encapsulation.
+    if let Some(object) = objects.iter().find(|object| !object.rest.is_empty()) {
+        let id = object.id;
+        let what = if object.is_group() {
+            "is not a group of the ordinary kind"
+        } else {
+            "encapsulates what leaves by it"
+        };
         found.push(Refusal::new(
-            format!("a route by {uplink} uses the nexthop object {id}, which vmbr cannot move yet"),
-            format!("replace the route by one with its gateway written out, then: ip nexthop del id {id}"),
+            format!("the nexthop object {id} by {uplink} {what}, and vmbr cannot move such a one"),
+            format!("see: ip nexthop show id {id}; remove it with its routes (ip nexthop del id {id}), and make it anew on {bridge} afterwards"),
         ));
     }
     if let Some(taken) = live.link(bridge) {
@@ -263,6 +266,21 @@ pub fn warnings(live: &HostState, uplink: &IfName) -> Vec<String> {
         }
     }
     found
+}
+
+/// What becomes of multicast groups that programs joined on the uplink; none
+/// where there are none. A membership is of a socket and of a device's number:
+/// what arrives then arrives by the bridge, where nobody joined
+/// (`ip_check_mc_rcu()`, `ipv6_chk_mcast_addr()`), and no one but the program
+/// itself can join for it.
+pub fn joined_groups(uplink: &IfName, bridge: &IfName, groups: &[IpAddr]) -> Option<String> {
+    let names: Vec<String> = groups.iter().map(ToString::to_string).collect();
+    let list = names.join(", ");
+    (!groups.is_empty()).then(|| {
+        format!(
+            "programs have joined multicast groups on {uplink} ({list}), and hear nothing of them on {bridge} until they join anew: restart them afterwards (see: ip maddr show dev {uplink})"
+        )
+    })
 }
 
 /// The gateways of the default routes by a device.

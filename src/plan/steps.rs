@@ -1,10 +1,13 @@
 //! The planner.
 
+mod objects;
 mod prepare;
 mod settle;
+mod ways;
 
 use crate::model::address::flag;
 use crate::model::route::protocol;
+use crate::model::slots::Slots;
 use crate::model::{Address, Family, HostState, IfName, Network, Route};
 
 use super::{Holder, Op, Plan, Stage, Target, is_prefix_route, prefix_routes};
@@ -26,13 +29,13 @@ pub fn plan(live: &HostState, target: &Target) -> Plan {
     plan.push(Stage::Prepare, planner.device());
     plan.push(Stage::Prepare, planner.addresses());
     let shadows = planner.shadows();
-    plan.push(Stage::Prepare, planner.routes(&shadows));
+    plan.push(Stage::Prepare, planner.with_ways(planner.routes(&shadows)));
     plan.push(Stage::Prepare, planner.neighbours());
     plan.push(Stage::Prepare, planner.rules());
     plan.push(Stage::Prepare, planner.await_addresses());
     plan.push(Stage::Enslave, planner.enslave());
-    plan.push(Stage::Flip, planner.flip());
-    plan.push(Stage::Settle, planner.final_forms(&shadows));
+    plan.push(Stage::Flip, planner.with_ways(planner.flip()));
+    plan.push(Stage::Settle, planner.with_ways(planner.final_forms(&shadows)));
     plan.push(Stage::Settle, planner.strays(&shadows));
     plan.push(Stage::Settle, planner.final_sysctls());
     plan.push(Stage::Tidy, planner.remove_bridge());
@@ -75,6 +78,10 @@ struct Planner<'a> {
     have: Network,
     /// What the other still has.
     left: Network,
+    /// Every route of the host.
+    standing: Slots<'a>,
+    /// Every route of the target.
+    wanted_routes: Slots<'a>,
     /// Whether the network is still on its way, so that the holder must take
     /// forms that do not disturb the other.
     moving: bool,
@@ -95,6 +102,8 @@ impl<'a> Planner<'a> {
             other,
             have: Network::of(live, holder),
             left,
+            standing: Slots::of(&live.routes),
+            wanted_routes: Slots::of(&target.network.routes),
             moving,
         }
     }
@@ -125,22 +134,16 @@ impl<'a> Planner<'a> {
 
     /// The IPv6 routes that need a shadow.
     fn shadows(&self) -> Vec<Shadow<'a>> {
-        let mut taken: Vec<Route> = self
-            .live
-            .routes
-            .iter()
-            .chain(&self.target.network.routes)
-            .cloned()
-            .collect();
-        let mut shadows = Vec::new();
+        let have = Slots::of(&self.have.routes);
+        let mut shadows: Vec<Shadow> = Vec::new();
         for route in self
             .target
             .network
             .routes
             .iter()
-            .filter(|r| r.family() == Family::V6)
+            .filter(|r| r.family() == Family::V6 && r.nexthop.is_none())
         {
-            if self.have.routes.iter().any(|r| r.same(route)) {
+            if have.has(route) {
                 continue;
             }
             let from_ra = route.protocol == protocol::RA;
@@ -148,7 +151,7 @@ impl<'a> Planner<'a> {
             // shall stand behind that must not overtake it.
             let in_the_way =
                 |r: &Route| r.same_slot_but_metric(route) && r.metric <= route.metric && r.uses(self.other);
-            if !from_ra && !self.live.routes.iter().any(in_the_way) {
+            if !from_ra && !self.standing.near(route).any(in_the_way) {
                 continue;
             }
             let is_copy = |r: &&Route| {
@@ -158,13 +161,12 @@ impl<'a> Planner<'a> {
                 }
                 .same(route)
             };
-            let standing = self
-                .have
-                .routes
-                .iter()
-                .find(|r| r.metric > route.metric && is_copy(r));
+            let standing = have.near(route).find(|r| r.metric > route.metric && is_copy(r));
+            let taken = |copy: &Route| {
+                let mut near = self.standing.near(copy).chain(self.wanted_routes.near(copy));
+                near.any(|r| r.metric == copy.metric) || shadows.iter().any(|s| s.copy.same_slot(copy))
+            };
             let copy = standing.cloned().unwrap_or_else(|| behind(route, &taken));
-            taken.push(copy.clone());
             shadows.push(Shadow {
                 route,
                 copy,
@@ -201,7 +203,7 @@ impl<'a> Planner<'a> {
             });
         }
         if link.is_some_and(|link| !link.up) {
-            ops.push(self.sysctl(self.other, ADDR_GEN_MODE, ADDR_GEN_NONE));
+            ops.extend(self.quiet_port());
             ops.push(Op::SetUp {
                 dev: uplink(),
                 up: true,
@@ -216,6 +218,14 @@ impl<'a> Planner<'a> {
         ops
     }
 
+    /// Keeps the port from making itself an address, where it would: when it
+    /// is set up, and whenever its carrier comes back.
+    fn quiet_port(&self) -> Option<Op> {
+        let mode = self.live.sysctl(self.other.as_str(), ADDR_GEN_MODE);
+        mode.filter(|mode| *mode != ADDR_GEN_NONE)
+            .map(|_| self.sysctl(self.other, ADDR_GEN_MODE, ADDR_GEN_NONE))
+    }
+
     /// Takes everything from the other. Addresses go from the last to the
     /// first: an IPv4 primary can take its secondaries with it.
     fn flip(&self) -> Vec<Op> {
@@ -227,11 +237,12 @@ impl<'a> Planner<'a> {
             .left
             .routes
             .iter()
-            .filter(|r| !with_address(r))
+            .filter(|r| !with_address(r) && r.nexthop.is_none())
             .cloned()
             .collect();
         routes.sort_by_key(|r| !by_gateway(r));
-        let mut ops: Vec<Op> = routes.into_iter().map(|route| self.take(route)).collect();
+        let mut ops = self.move_objects();
+        ops.extend(routes.into_iter().map(|route| self.take(route)));
         let configured = self.left.neighbours.iter().filter(|n| n.is_configured());
         ops.extend(configured.cloned().map(Op::DeleteNeighbour));
         let addresses = self.left.addresses.iter().rev();
@@ -259,7 +270,7 @@ impl<'a> Planner<'a> {
     /// device's leaves its place to the holder's.
     fn take(&self, route: Route) -> Op {
         let holders = route.renamed(self.other, self.holder);
-        let wanted = self.target.network.routes.iter().find(|r| r.same(&holders));
+        let wanted = self.wanted_routes.near(&holders).find(|r| r.same(&holders));
         match wanted.filter(|r| r.family() == Family::V6 && self.stood_first(r)) {
             Some(wanted) => Op::ReplaceRoute(wanted.clone()),
             None => Op::DeleteRoute(route),
@@ -276,14 +287,14 @@ impl<'a> Planner<'a> {
         }
         let others = route.renamed(self.holder, self.other);
         // In IPv6, one behind counts too: it would overtake the holder's copy.
-        let in_slot = |r: &&Route| {
+        let in_slot = |r: &&'a Route| {
             r.same_slot(route)
                 || (route.family() == Family::V6
                     && r.same_slot_but_metric(route)
                     && r.metric > route.metric
                     && !r.uses(self.other))
         };
-        let near = self.live.routes.iter().filter(in_slot);
+        let near = self.standing.near(route).filter(in_slot);
         let mut rivals = near.filter(|r| !r.uses(self.holder));
         rivals.next().is_some_and(|first| first.same(&others)) && rivals.next().is_some()
     }
@@ -304,11 +315,11 @@ fn passing_form(address: &Address) -> Address {
 
 /// A copy of `route` at the next metric that is free: one equal would be
 /// joined to ours as a second hop.
-fn behind(route: &Route, taken: &[Route]) -> Route {
+fn behind(route: &Route, taken: &dyn Fn(&Route) -> bool) -> Route {
     let mut copy = route.clone();
     loop {
         copy.metric = copy.metric.saturating_add(1);
-        if copy.metric == u32::MAX || !taken.iter().any(|r| r.same_slot(&copy)) {
+        if copy.metric == u32::MAX || !taken(&copy) {
             return copy;
         }
     }

@@ -2,10 +2,11 @@
 
 use crate::model::address::flag;
 use crate::model::route::protocol;
+use crate::model::slots::Slots;
 use crate::model::{Family, HostState, Network, Route};
 
 use super::steps::ADDR_GEN_MODE;
-use super::{Holder, Target};
+use super::{Holder, Target, objects};
 
 /// What differs between `live` and `target`; empty where the target is
 /// reached. What the kernel renews by itself may differ: the remaining time of
@@ -35,7 +36,8 @@ pub fn differences(live: &HostState, target: &Target) -> Vec<String> {
         found.push(format!("{holder} does not have the MAC {}", target.bridge.mac));
     }
     addresses(&have, target, &mut found);
-    routes(&have, target, &mut found);
+    routes(live, &have, target, &mut found);
+    nexthops(live, &have, target, &mut found);
     for wanted in &target.network.rules {
         if !have.rules.contains(wanted) {
             found.push(format!(
@@ -70,6 +72,8 @@ pub fn differences(live: &HostState, target: &Target) -> Vec<String> {
             .iter()
             .map(|r| format!("the route to {} is still on {other}", r.dst)),
     );
+    let objects = left.nexthops.iter().filter(|object| object.uses(other));
+    found.extend(objects.map(|object| format!("the nexthop object {} is still on {other}", object.id)));
     found.extend(
         left.rules
             .iter()
@@ -106,15 +110,17 @@ fn addresses(have: &Network, target: &Target, found: &mut Vec<String>) {
     }
 }
 
-fn routes(have: &Network, target: &Target, found: &mut Vec<String>) {
+fn routes(live: &HostState, have: &Network, target: &Target, found: &mut Vec<String>) {
     let holder = &have.dev;
     // The kernel learns these anew on the holder, or a copy stands one metric
     // behind until it does.
     let from_ra = |r: &Route| r.protocol == protocol::RA;
-    for wanted in &target.network.routes {
-        let stands = have
-            .routes
-            .iter()
+    let standing = Slots::of(&have.routes);
+    let of_target = Slots::of(&target.network.routes);
+    let by_device = target.network.routes.iter().filter(|r| r.nexthop.is_none());
+    for wanted in by_device.chain(objects::wanted_routes(live, target)) {
+        let stands = standing
+            .near(wanted)
             .any(|r| r.same(wanted) || (from_ra(wanted) && from_ra(r) && r.same_slot_but_metric(wanted)));
         if !stands {
             found.push(format!(
@@ -125,11 +131,28 @@ fn routes(have: &Network, target: &Target, found: &mut Vec<String>) {
     }
     for route in &have.routes {
         let learned = from_ra(route) || (route.protocol == protocol::KERNEL && route.expires.is_some());
-        if !learned && !target.network.routes.iter().any(|w| w.same(route)) {
+        if !learned && !of_target.has(route) {
             found.push(format!(
                 "a route to {} (metric {}) is on {holder} too",
                 route.dst, route.metric
             ));
+        }
+    }
+}
+
+fn nexthops(live: &HostState, have: &Network, target: &Target, found: &mut Vec<String>) {
+    let holder = &have.dev;
+    for wanted in objects::wanted(live, target) {
+        if !have.nexthops.contains(&wanted) {
+            found.push(format!(
+                "the nexthop object {} is not on {holder} as it was",
+                wanted.id
+            ));
+        }
+    }
+    for object in have.nexthops.iter().filter(|object| !object.is_group()) {
+        if !target.network.nexthops.iter().any(|w| w.id == object.id) {
+            found.push(format!("the nexthop object {} is on {holder} too", object.id));
         }
     }
 }

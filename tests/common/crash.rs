@@ -46,6 +46,11 @@ pub const HOSTILE: &str = "
     ip -6 route add default via fe80::1 dev eth0 proto static expires 1800
     ip rule add from 192.0.2.22 lookup 77
     ip route add default via 192.0.2.2 table 77
+    until ip nexthop add id 7 via 192.0.2.2 dev eth0 2>/dev/null; do sleep 0.05; done
+    ip nexthop add id 8 via fe80::2 dev eth0
+    ip nexthop add id 9 group 7
+    ip route add 10.8.0.0/16 nhid 9
+    ip -6 route add 2001:db8:8::/48 nhid 8
     ip neigh add 192.0.2.77 lladdr 02:00:00:00:00:77 dev eth0";
 
 /// Which of the two whole states a host is in.

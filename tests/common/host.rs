@@ -193,6 +193,7 @@ impl State {
             ("addr", vec!["-d", "addr", "show"]),
             ("route", vec!["-4", "-d", "route", "show", "table", "all"]),
             ("route6", vec!["-6", "-d", "route", "show", "table", "all"]),
+            ("nexthop", vec!["-d", "nexthop", "show"]),
             ("rule", vec!["-4", "rule", "show"]),
             ("rule6", vec!["-6", "rule", "show"]),
             ("neigh", vec!["neigh", "show", "nud", "all"]),
@@ -346,7 +347,7 @@ impl State {
             differences(&format!("{nic} {part}"), &none, &left, 1, &mut found);
             differences(part, &renamed(&of(self, nic)), &of(later, bridge), 1, &mut found);
         }
-        for part in ["rule", "rule6", "neigh", "proxy"] {
+        for part in ["nexthop", "rule", "rule6", "neigh", "proxy"] {
             let mut was = renamed(self.part(part));
             let mut is = later.part(part).clone();
             for list in [&mut was, &mut is] {

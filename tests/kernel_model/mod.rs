@@ -3,7 +3,7 @@
 //!
 //! Modelled: primaries and secondaries and their promotion, prefix routes, what
 //! goes with an address and with a device, the order of addresses and routes,
-//! ports. Not modelled: multipath, rules in lookups, duplicate address
+//! ports. Not modelled: multipath, what nexthop objects lead to, rules in lookups, duplicate address
 //! detection, the passing of time.
 
 // Each test file compiles its own copy of this module and uses a part of it.
@@ -93,6 +93,19 @@ impl Kernel {
             Op::PrependRoute(route) => self.add_route(route, Place::Before),
             Op::ReplaceRoute(route) => self.add_route(route, Place::Instead),
             Op::DeleteRoute(route) => self.delete_route(route),
+            Op::SetNexthop(object) => {
+                let objects = &mut self.state.nexthops;
+                objects.retain(|o| o.id != object.id);
+                objects.push(object.clone());
+                objects.sort_by_key(|o| o.id);
+                Ok(())
+            }
+            Op::DeleteNexthop(object) => {
+                let before = self.state.nexthops.len();
+                self.state.nexthops.retain(|o| o.id != object.id);
+                self.state.routes.retain(|r| r.nexthop != Some(object.id));
+                found(before != self.state.nexthops.len(), Errno::ENOENT)
+            }
             Op::SetNeighbour(n) => {
                 self.link_mut(&n.dev)?;
                 let same = |o: &vmbr::model::Neighbour| {
@@ -143,7 +156,9 @@ impl Kernel {
                 Op::AddAddress { .. } | Op::AppendRoute(_) | Op::AddRule(_) => &[Errno::EEXIST],
                 Op::DeleteAddress { .. } => &[Errno::EADDRNOTAVAIL, Errno::ENODEV],
                 Op::DeleteRoute(_) => &[Errno::ESRCH, Errno::ENODEV],
-                Op::DeleteNeighbour(_) | Op::DeleteRule(_) => &[Errno::ENOENT, Errno::ENODEV],
+                Op::DeleteNeighbour(_) | Op::DeleteRule(_) | Op::DeleteNexthop(_) => {
+                    &[Errno::ENOENT, Errno::ENODEV]
+                }
                 Op::DeleteLink { .. } => &[Errno::ENODEV],
                 _ => &[],
             };

@@ -1,10 +1,12 @@
 //! What the new holder gets, in a form that does not win yet.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::model::address::flag;
 use crate::model::network::Sysctls;
 use crate::model::route::protocol;
+use crate::model::slots::Slots;
 use crate::model::{Address, Family, IfName, Link, Neighbour, Route, neighbour};
 
 use super::{
@@ -163,17 +165,21 @@ impl Planner<'_> {
     /// gateway, which must be on the link.
     pub(super) fn routes(&self, shadows: &[Shadow]) -> Vec<Op> {
         let mut routes = Vec::new();
+        let have = Slots::of(&self.have.routes);
+        // By their place in memory: the routes of the target themselves.
+        let by_route: HashMap<*const Route, &Shadow> =
+            shadows.iter().map(|s| (std::ptr::from_ref(s.route), s)).collect();
         for route in self
             .target
             .network
             .routes
             .iter()
-            .filter(|r| !self.comes_with_new_address_v4(r))
+            .filter(|r| r.nexthop.is_none() && !self.comes_with_new_address_v4(r))
         {
-            match shadows.iter().find(|s| std::ptr::eq(s.route, route)) {
+            match by_route.get(&std::ptr::from_ref(route)) {
                 Some(shadow) if shadow.must_add => routes.push(shadow.copy.clone()),
                 Some(_) => {}
-                None if self.have.routes.iter().any(|r| r.same(route)) => {}
+                None if have.has(route) => {}
                 None => routes.push(route.clone()),
             }
         }

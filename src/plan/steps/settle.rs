@@ -3,9 +3,7 @@
 use crate::model::route::protocol;
 use crate::model::{Address, Family, Neighbour, Route};
 
-use super::{
-    ADDR_GEN_MODE, ADDR_GEN_NONE, Holder, Op, Planner, Shadow, by_gateway, is_prefix_route, passing_form,
-};
+use super::{Holder, Op, Planner, Shadow, by_gateway, is_prefix_route, passing_form};
 
 impl Planner<'_> {
     /// Addresses and IPv6 routes in the form that they keep.
@@ -50,6 +48,7 @@ impl Planner<'_> {
         });
         let mut routes: Vec<Route> = last.map(|s| s.route.clone()).collect();
         routes.sort_by_key(by_gateway);
+        routes.extend(self.lost_routes_of_objects());
         ops.extend(routes.into_iter().map(Op::AppendRoute));
         ops
     }
@@ -68,6 +67,7 @@ impl Planner<'_> {
                     .filter(|r| self.is_stray(r, shadows))
                     .cloned(),
             )
+            .chain(self.moved_strays())
             .collect();
         routes.sort_by_key(|r| !by_gateway(r));
         let mut ops: Vec<Op> = routes.into_iter().map(Op::DeleteRoute).collect();
@@ -99,7 +99,7 @@ impl Planner<'_> {
     /// Whether a route of the holder's is not of the target.
     fn is_stray(&self, route: &Route, shadows: &[Shadow]) -> bool {
         let network = &self.target.network;
-        if network.routes.iter().any(|r| r.same(route)) {
+        if self.wanted_routes.has(route) {
             return false;
         }
         if route.protocol == protocol::RA {
@@ -127,14 +127,10 @@ impl Planner<'_> {
     pub(super) fn final_sysctls(&self) -> Vec<Op> {
         let passing = self.passing_sysctls();
         let mut ops = self.write_sysctls(&passing, &self.target.network.sysctls);
-        if self.target.holder == Holder::Bridge
-            && self
-                .live
-                .sysctl(self.other.as_str(), ADDR_GEN_MODE)
-                .is_some_and(|mode| mode != ADDR_GEN_NONE)
-        {
-            // Else a port that loses its carrier comes back with an address.
-            ops.push(self.sysctl(self.other, ADDR_GEN_MODE, ADDR_GEN_NONE));
+        // One that was down was told before it was set up.
+        let was_up = self.live.link(self.other).is_none_or(|link| link.up);
+        if self.target.holder == Holder::Bridge && was_up {
+            ops.extend(self.quiet_port());
         }
         ops
     }
