@@ -224,8 +224,7 @@ fn uplink(ports: &[&Link], record: Option<&Record>) -> Option<IfName> {
             .find(|port| port.name == record.uplink.name)
             .map(|port| port.name.clone());
     }
-    let leads_out = |port: &&&Link| port.kind.is_none() || port.is_kind("bond") || port.is_kind("vlan");
-    let mut nics = ports.iter().filter(leads_out);
+    let mut nics = ports.iter().filter(|port| port.leads_out());
     match (nics.next(), nics.next()) {
         (Some(nic), None) => Some(nic.name.clone()),
         _ => None,
