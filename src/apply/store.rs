@@ -49,6 +49,11 @@ impl Store {
         }
     }
 
+    /// Where another file of the namespace is.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     /// Where the record of a bridge is.
     pub fn path(&self, bridge: &IfName) -> PathBuf {
         self.directory.join(format!("{bridge}.json"))
@@ -146,6 +151,32 @@ impl Store {
         }
         Ok(record)
     }
+}
+
+/// Reads a file that [`write`] has put there.
+///
+/// # Errors
+/// In words; a file that is not there is no error and has no text.
+pub fn read_text(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        _ => {}
+    }
+    let mut text = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(open(path)?, LARGEST), &mut text)
+        .map_err(|error| error.to_string())?;
+    Ok(Some(text))
+}
+
+/// Writes a file so that it is on disk, whole, when this returns.
+///
+/// # Errors
+/// As of [`Store::save`].
+pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    make_directory(directory)?;
+    replace(path, text)?;
+    File::open(directory)?.sync_all()
 }
 
 /// Opens a record to read it. What anyone but root, and the caller, could have
