@@ -24,6 +24,8 @@
 //!   give operations to it, `ports` makes and removes many TAPs.
 //! - `apply`: the lock, the record of what was changed, the executor, and
 //!   `migrate`, which plans and acts until the target is reached.
+//! - `doctor`: what was read of a host becomes findings, purely; one place
+//!   mends them.
 //! - [`sys`]: the only unsafe: TAP ioctls, descriptor passing, capabilities,
 //!   seccomp.
 //! - [`helper`], `cli`: the ways in.
@@ -36,6 +38,8 @@
 pub mod apply;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
+pub mod doctor;
 pub mod helper;
 pub mod model;
 #[cfg(feature = "cli")]

@@ -12,6 +12,7 @@ use crate::sys::syslog::Severity;
 
 use super::args::{Args, Down};
 use super::change::{self, Place};
+use super::doctor;
 use super::outcome::{Error, log, print, print_json, say};
 use super::require_privilege;
 
@@ -28,6 +29,9 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
     }
     let mut live = dump::network().map_err(|error| Error::unreadable(&error))?;
     let Some(record) = find(&place, &live, down.bridge.as_ref())? else {
+        if !down.dry_run {
+            doctor::undo(&place, down.bridge.as_ref());
+        }
         let bridge = down.bridge.as_ref().map_or("bridge".into(), ToString::to_string);
         if args.json {
             print_json(&json!({"bridge": down.bridge, "uplink": null, "plan": [], "warnings": []}));
@@ -62,6 +66,7 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
         return Ok(());
     }
     carry_out(&record, &place, &target, &adjust, args)?;
+    doctor::undo(&place, Some(&record.bridge.name));
     if args.json {
         print_json(&document());
     } else {

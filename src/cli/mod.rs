@@ -3,6 +3,7 @@
 
 pub mod args;
 mod change;
+mod doctor;
 mod down;
 mod generate;
 pub mod outcome;
@@ -29,6 +30,8 @@ pub fn main() -> ExitCode {
         Command::Up(up) => up::run(up, &args),
         Command::Down(down) => down::run(down, &args),
         Command::Status(status) => status::run(status, &args),
+        // Findings are no failure, and yet a status.
+        Command::Doctor(doctor) => return doctor::run(doctor, &args).unwrap_or_else(|e| e.tell(args.json)),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { dir } => generate::man(dir.as_deref()),
     };
