@@ -13,19 +13,26 @@
 //! - [`acl`]: ACL files that others can write, or that deny in vain.
 //! - [`records`]: changes that did not end.
 //!
-//! [`gather`] is the only one that reads the host. [`mend`] performs what a
-//! finding's `fix` says, and undoes it, by [`rules`] where it is the firewall;
+//! [`gather`] reads the host, with `files` for the ACL. [`mend`] performs what a
+//! finding's `fix` says, and undoes it, by `rules` where it is the firewall;
 //! [`fixes`] remembers it on disk.
 #![forbid(unsafe_code)]
 
+pub mod acl;
 pub mod bridges;
 pub mod finding;
 pub mod firewall;
 pub mod fixes;
 pub mod gather;
+pub mod helper;
+pub mod hypervisor;
 pub mod mend;
 pub mod ports;
 pub mod records;
+pub mod segment;
+pub mod udev;
+
+mod files;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -51,8 +58,21 @@ pub struct Facts {
     pub records: Vec<Record>,
     /// Records that cannot be used: the file, and why.
     pub unusable: Vec<(String, String)>,
+    /// How its devices answer ARP.
+    pub arp: segment::ArpSettings,
     /// Its firewall.
     pub firewall: firewall::Firewall,
+    /// What it runs on.
+    pub machine: hypervisor::Machine,
+    /// udev's files that can speak of a bridge, in the order in which they
+    /// count.
+    pub link_files: Vec<udev::LinkFile>,
+    /// The helper; none where nobody looked.
+    pub helper: Option<helper::HelperFile>,
+    /// /dev/net/tun; none where there is none.
+    pub tun: Option<helper::TunNode>,
+    /// ACL files with which something is wrong.
+    pub acl: Vec<acl::AclFile>,
     /// Whether a vmbr is at work; none where that cannot be known.
     pub at_work: Option<bool>,
 }
@@ -95,8 +115,27 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
         bridges::drifting_mac,
         bridges::rewritten_mac,
         bridges::snooping,
+        segment::two_macs,
+        hypervisor::filters,
+        udev::rewrites,
+        helper::file,
+        helper::tun,
+        acl::files,
     ];
     let mut findings: Vec<Finding> = checks.iter().flat_map(|check| check(facts)).collect();
     findings.sort_by_key(|finding| finding.severity);
     findings
+}
+
+/// What an administrator should know before `uplink` becomes a port of a new
+/// `bridge`, in sentences: what bears on it, and is quick to find.
+pub fn before_up(host: &HostState, uplink: &IfName, bridge: &IfName) -> Vec<String> {
+    let firewall = gather::firewall(false);
+    let machine = gather::machine(host, Some(uplink));
+    let mut findings = segment::check(host, &gather::arp(host), Some(uplink));
+    findings.extend(firewall.check(bridge, (false, false)));
+    findings.extend(machine.check(uplink));
+    findings.extend(udev::check(&gather::link_files(), bridge));
+    let sentence = |finding: &Finding| format!("{}; remedy: {}", finding.message, finding.remedy);
+    findings.iter().map(sentence).collect()
 }
