@@ -22,12 +22,13 @@
 //!   only thing that can be done, `Command` how it is shown.
 //! - `netlink`: `dump` reads the kernel into the model, `wire` and `write`
 //!   give operations to it, `ports` makes and removes many TAPs.
-//! - `apply`: the lock, the record of what was changed, the executor, and
-//!   `migrate`, which plans and acts until the target is reached.
+//! - `apply`: the lock, the record of what was changed, the executor,
+//!   `migrate`, which plans and acts until the target is reached, and the
+//!   watchdog, which leads an interrupted change back.
 //! - `doctor`: what was read of a host becomes findings, purely; one place
 //!   mends them.
 //! - [`sys`]: the only unsafe: TAP ioctls, descriptor passing, capabilities,
-//!   seccomp.
+//!   seccomp, pidfds, packet sockets.
 //! - [`helper`], `cli`: the ways in.
 //!
 //! What is not [`model`]'s names, [`sys`] and [`helper`] is behind the feature

@@ -66,11 +66,17 @@ fn never_acted_on(victim: &Victim, path: &Path, what: &str) {
         &["status", "--json"],
         &["up", "eth0", "--dry-run"],
         &["down", "br0", "--dry-run"],
+        &["recover"],
+        &["confirm"],
+        &["confirm", "br0"],
     ] {
         let ended = run_soon(victim, args);
         let code = ended.code();
         if args[0] == "status" {
             assert_eq!(code, 0, "{what}: {args:?}: {ended:?}");
+        } else if ["recover", "confirm"].contains(&args[0]) && code == 0 {
+            // A record of a change that has ended leaves nothing to do.
+            assert!(ended.stdout.contains("nothing"), "{what}: {args:?}: {ended:?}");
         } else {
             assert_eq!(code, 3, "{what}: {args:?}: {ended:?}");
             assert!(ended.stderr.contains("br0"), "{what}: {args:?}: {ended:?}");

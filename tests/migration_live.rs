@@ -1,6 +1,5 @@
 //! The network does not stand still while a bridge carries it: routers
-//! advertise, people add addresses and routes, guests join, and a power cut
-//! comes in the middle of a change.
+//! advertise, people add addresses and routes, and guests join.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,13 +12,11 @@ mod host;
 #[path = "common/router.rs"]
 mod router;
 
-use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use common::{Ended, run, wait_until};
+use common::{Ended, wait_until};
 use host::{Host, MAC, ping};
 use router::Router;
 
@@ -207,83 +204,4 @@ fn a_guest_with_a_lower_mac_leaves_the_bridges() {
     assert_eq!(host.ns.link("br0").unwrap()["address"], MAC);
     host.ping_both_ways(Some("192.0.2.21"), Some("2001:db8::21"));
     assert_ok(&host.vmbr(&["down"]));
-}
-
-/// `vmbr ARGS` on the host under strace with these arguments.
-fn traced(host: &Host, strace: &[&str], args: &[&str]) -> Ended {
-    let mut command: Command = host.ns.command("strace");
-    command.arg("-f").args(strace).arg(env!("CARGO_BIN_EXE_vmbr"));
-    command
-        .arg("--state-dir")
-        .arg(host.records())
-        .args(args)
-        .env_remove("SUDO_USER");
-    run(&mut command)
-}
-
-/// How many messages a whole `vmbr up` sends.
-fn sends() -> usize {
-    let host = Host::new("sends", STATIC);
-    let log = host.records().join("strace");
-    let ended = traced(
-        &host,
-        &["-e", "trace=sendto", "-o", log.to_str().unwrap()],
-        &["up", "eth0"],
-    );
-    assert_ok(&ended);
-    let text = fs::read_to_string(&log).unwrap();
-    text.lines().filter(|line| line.contains("sendto(")).count()
-}
-
-#[test]
-fn killed_in_the_middle_it_goes_back() {
-    const MOMENTS: usize = 8;
-    let all = sends();
-    assert!(all > 3 * MOMENTS, "only {all} messages: is sendto what it uses?");
-    // How many found the bridge half made, and how many found it in charge.
-    let (mut preparing, mut moved) = (0, 0);
-    for moment in 1..=MOMENTS {
-        let when = all * moment / MOMENTS;
-        let host = Host::new(&format!("killed-{when}"), STATIC);
-        let before = host.state();
-        let kill = format!("inject=sendto:signal=KILL:when={when}");
-        let killed = traced(
-            &host,
-            &["-qq", "-e", "trace=sendto", "-e", &kill, "-o", "/dev/null"],
-            &["up", "eth0"],
-        );
-        assert_ne!(
-            killed.status.code(),
-            Some(0),
-            "was not killed at {when} of {all}: {killed:?}"
-        );
-
-        let begun = host.ns.link("br0").is_some();
-        let left = host.ns.ip(&["-o", "addr", "show", "dev", "eth0"]);
-        preparing += usize::from(begun && left.contains("192.0.2.21"));
-        moved += usize::from(begun && !left.contains("192.0.2.21"));
-
-        let down = host.vmbr(&["down", "br0"]);
-        assert_eq!(down.code(), 0, "killed at {when} of {all}: {down:?}");
-        // Before the record there is nothing to undo: it had only looked.
-        let told = if down.stdout.contains("already so") {
-            !begun
-        } else {
-            down.stdout.contains("br0 is gone")
-        };
-        assert!(told, "killed at {when} of {all}: {down:?}");
-        assert!(host.ns.link("br0").is_none());
-        host.settle();
-        before.assert_same(&host.state());
-        host.ping_both_ways(Some("192.0.2.21"), Some("2001:db8::21"));
-        let again = host.vmbr(&["down", "br0"]);
-        assert!(
-            again.code() == 0 && again.stdout.contains("already so"),
-            "{again:?}"
-        );
-    }
-    assert!(
-        preparing > 0 && moved > 0,
-        "of {MOMENTS} moments {preparing} were before the flip and {moved} after it"
-    );
 }

@@ -4,6 +4,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -12,8 +14,16 @@ use super::namespace::RUN_DIR;
 
 /// The right to change the namespace; given back when dropped.
 #[derive(Debug)]
-pub struct Lock {
-    _file: Flock<File>,
+pub struct Lock(Option<Flock<File>>);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // nix's own drop panics where the kernel does not unlock: a change
+        // that is done must not end so. Closing at exit unlocks as well.
+        if let Some(Err((kept, _))) = self.0.take().map(Flock::unlock) {
+            std::mem::forget(kept);
+        }
+    }
 }
 
 /// Why the lock is not to be had.
@@ -53,7 +63,7 @@ pub fn take(identity: &str) -> Result<Lock, LockError> {
             let _ = file
                 .set_len(0)
                 .and_then(|()| writeln!(file, "{}", std::process::id()));
-            Ok(Lock { _file: file })
+            Ok(Lock(Some(file)))
         }
         Err((mut file, Errno::EWOULDBLOCK)) => {
             let mut text = String::new();
@@ -61,6 +71,20 @@ pub fn take(identity: &str) -> Result<Lock, LockError> {
             Err(LockError::Held(read.ok().and_then(|_| text.trim().parse().ok())))
         }
         Err((_, errno)) => Err(LockError::Io(errno.into())),
+    }
+}
+
+/// Takes the lock, and waits `patience` for it.
+///
+/// # Errors
+/// [`LockError`].
+pub fn wait(identity: &str, patience: Duration) -> Result<Lock, LockError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match take(identity) {
+            Err(LockError::Held(_)) if Instant::now() < deadline => sleep(Duration::from_millis(2)),
+            answer => return answer,
+        }
     }
 }
 

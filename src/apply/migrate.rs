@@ -22,6 +22,10 @@ pub enum MigrateError {
     Failed(Failure),
     /// All was done, and yet the host differs, told in sentences.
     Differs(Vec<String>),
+    /// All was done, but what was reached before does not answer.
+    Unverified(String),
+    /// All was done, but that could not be written down.
+    Unwritten(io::Error),
 }
 
 impl std::fmt::Display for MigrateError {
@@ -29,6 +33,8 @@ impl std::fmt::Display for MigrateError {
         match self {
             Self::Read(error) => error.fmt(f),
             Self::Failed(failure) => failure.fmt(f),
+            Self::Unverified(sentence) => f.write_str(sentence),
+            Self::Unwritten(error) => write!(f, "cannot write the record: {error}"),
             Self::Differs(sentences) => {
                 write!(f, "the host is not as it should be: {}", sentences.join("; "))
             }
@@ -39,8 +45,9 @@ impl std::fmt::Display for MigrateError {
 impl std::error::Error for MigrateError {}
 
 /// Leads the host to `target`: looks, plans, acts, until nothing is left to
-/// do, and compares in the end. `adjust` may add to each plan, and `report`
-/// hears of each stage.
+/// do, and compares in the end. `adjust` may add to each plan, `check` is asked
+/// when the target's holder has everything and what served only the way still
+/// stands, and `report` hears of each stage.
 ///
 /// The caller holds back the signals that end the program ([`HeldSignals`]):
 /// between two operations the host would be between two states.
@@ -50,6 +57,7 @@ impl std::error::Error for MigrateError {}
 pub fn reach(
     target: &Target,
     adjust: &dyn Fn(&mut Plan),
+    check: &mut dyn FnMut() -> Result<(), MigrateError>,
     report: &mut dyn FnMut(Stage),
 ) -> Result<(), MigrateError> {
     let devices = [&target.uplink, &target.bridge.name];
@@ -61,7 +69,10 @@ pub fn reach(
         if plan.is_empty() {
             break;
         }
+        let tidy = plan.split_off(Stage::Tidy);
         executor.execute(&plan, report).map_err(MigrateError::Failed)?;
+        check()?;
+        executor.execute(&tidy, report).map_err(MigrateError::Failed)?;
     }
     let live = dump::snapshot(&devices).map_err(MigrateError::Read)?;
     let differences = verify::differences(&live, target);

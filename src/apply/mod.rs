@@ -5,11 +5,22 @@
 //! - [`store`]: the records of what was changed.
 //! - [`executor`]: performs a plan, and stops at the first failure.
 //! - [`migrate`]: the way to a target and, where that fails, back.
+//! - [`probe`]: whether gateways answer.
+//! - [`recover`]: the way back of a change that did not end.
+//! - [`watchdog`]: the process that takes it when the one that changes dies.
+//! - [`clock`], [`process`], [`watch`]: time, processes and directories, as
+//!   the watchdog sees them.
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod executor;
 pub mod lock;
 pub mod migrate;
 pub mod namespace;
+pub mod probe;
+pub mod process;
+pub mod recover;
 pub mod solicit;
 pub mod store;
+pub mod watch;
+pub mod watchdog;

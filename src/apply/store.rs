@@ -5,9 +5,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::IfName;
 use crate::plan::Record;
-use crate::plan::record::VERSION;
+use crate::plan::record::{OLDEST, VERSION};
 
 use super::lock::make_directory;
 
@@ -16,11 +18,27 @@ const LARGEST: u64 = 256 << 20;
 /// A setting that only root can read; a record, everyone can.
 const SECRET: &str = "ipv6/conf/stable_secret";
 
+/// Names the file that remembers a rollback: `br0.rolled-back`.
+const NOTE: &str = "rolled-back";
+
 /// The records of one network namespace.
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
     namespace: String,
+}
+
+/// What `status` tells of a change that was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The bridge that was to carry the network.
+    pub bridge: IfName,
+    /// The uplink that carries it again.
+    pub uplink: IfName,
+    /// Seconds since 1970.
+    pub time: u64,
+    /// Why, in a sentence.
+    pub reason: String,
 }
 
 /// What a record's file says.
@@ -59,6 +77,15 @@ impl Store {
         self.directory.join(format!("{bridge}.json"))
     }
 
+    /// The directory of the records, made where it is not there.
+    ///
+    /// # Errors
+    /// As of [`make_directory`].
+    pub fn directory(&self) -> io::Result<&Path> {
+        make_directory(&self.directory)?;
+        Ok(&self.directory)
+    }
+
     /// Writes a record so that it is on disk, whole, when this returns: a
     /// reader sees the one before or this one, also after a crash. Where it
     /// fails, the one before stays.
@@ -66,9 +93,12 @@ impl Store {
     /// # Errors
     /// As of open(2), write(2), fsync(2), rename(2).
     pub fn save(&self, record: &Record) -> io::Result<()> {
-        make_directory(&self.directory)?;
+        self.directory()?;
         let mut record = record.clone();
         record.before.sysctls.remove(SECRET);
+        if let Some(end) = &mut record.end {
+            end.network.sysctls.remove(SECRET);
+        }
         let text = serde_json::to_vec_pretty(&record)?;
         let path = self.path(&record.bridge.name);
         let before = match fs::read(&path) {
@@ -92,10 +122,52 @@ impl Store {
     /// # Errors
     /// As of unlink(2); none where there is no record.
     pub fn remove(&self, bridge: &IfName) -> io::Result<()> {
-        match fs::remove_file(self.path(bridge)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        gone(fs::remove_file(self.path(bridge)))
+    }
+
+    /// The record of one bridge, where there is one that can be used.
+    ///
+    /// # Errors
+    /// As of [`Store::load`].
+    pub fn find(&self, bridge: &IfName) -> io::Result<Option<Record>> {
+        let usable = |entry| match entry {
+            Entry::Record(record) if record.bridge.name == *bridge => Some(*record),
+            _ => None,
+        };
+        Ok(self.load()?.into_iter().find_map(usable))
+    }
+
+    /// Remembers that a change was taken back, until the next one of the
+    /// bridge.
+    ///
+    /// # Errors
+    /// As of [`Store::save`].
+    pub fn note(&self, rollback: &Rollback) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(rollback)?;
+        replace(
+            &self.directory()?.join(format!("{}.{NOTE}", rollback.bridge)),
+            &text,
+        )
+    }
+
+    /// Forgets what was remembered of a bridge.
+    ///
+    /// # Errors
+    /// As of unlink(2).
+    pub fn forget_note(&self, bridge: &IfName) -> io::Result<()> {
+        gone(fs::remove_file(self.directory.join(format!("{bridge}.{NOTE}"))))
+    }
+
+    /// The changes that were taken back, by the bridge's name. What cannot be
+    /// read is left out: nothing is done by it.
+    pub fn rollbacks(&self) -> Vec<Rollback> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        let notes = paths.filter(|path| path.extension().is_some_and(|extension| extension == NOTE));
+        let read = |path: PathBuf| serde_json::from_slice(&text(&path).ok()?).ok();
+        let mut found: Vec<Rollback> = notes.filter_map(read).collect();
+        found.sort_by(|a, b| a.bridge.cmp(&b.bridge));
+        found
     }
 
     /// Every record's file of the namespace, by the bridge's name.
@@ -125,18 +197,15 @@ impl Store {
     }
 
     fn read(&self, path: &Path, bridge: &IfName) -> Result<Record, String> {
-        let file = open(path)?;
-        let mut text = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(file, LARGEST), &mut text)
-            .map_err(|error| error.to_string())?;
+        let text = text(path)?;
         // The version first: a newer form may have other fields.
         let value: serde_json::Value =
             serde_json::from_slice(&text).map_err(|error| format!("it is damaged: {error}"))?;
         match value.get("version").and_then(serde_json::Value::as_u64) {
-            Some(version) if version == u64::from(VERSION) => {}
+            Some(version) if (u64::from(OLDEST)..=u64::from(VERSION)).contains(&version) => {}
             Some(version) => {
                 return Err(format!(
-                    "it has version {version}, this vmbr reads version {VERSION}"
+                    "it has version {version}, this vmbr reads versions {OLDEST} to {VERSION}"
                 ));
             }
             None => return Err("it is damaged: it has no version".into()),
@@ -157,15 +226,26 @@ impl Store {
 ///
 /// # Errors
 /// In words; a file that is not there is no error and has no text.
-pub fn read_text(path: &Path) -> Result<Option<Vec<u8>>, String> {
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        _ => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        _ => text(path).map(Some),
     }
+}
+
+fn text(path: &Path) -> Result<Vec<u8>, String> {
     let mut text = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(open(path)?, LARGEST), &mut text)
-        .map_err(|error| error.to_string())?;
-    Ok(Some(text))
+    let mut file = io::Read::take(open(path)?, LARGEST);
+    io::Read::read_to_end(&mut file, &mut text).map_err(|error| error.to_string())?;
+    Ok(text)
+}
+
+/// Removes a file that [`write`] has put there.
+///
+/// # Errors
+/// As of unlink(2); none where there is no file.
+pub fn remove(path: &Path) -> io::Result<()> {
+    gone(fs::remove_file(path))
 }
 
 /// Writes a file so that it is on disk, whole, when this returns.
@@ -177,6 +257,14 @@ pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     make_directory(directory)?;
     replace(path, text)?;
     File::open(directory)?.sync_all()
+}
+
+/// What is not there need not be removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Opens a record to read it. What anyone but root, and the caller, could have
@@ -210,10 +298,7 @@ fn open(path: &Path) -> Result<File, String> {
 fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     // One left by a crash is nobody's: the lock is held.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    gone(fs::remove_file(&new))?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -49,6 +49,17 @@ pub enum Command {
     /// What the bridge has now goes back, in the order and with the settings
     /// of before; then the bridge goes.
     Down(Down),
+    /// Keep a bridge that 'vmbr up --confirm' made
+    ///
+    /// Run it from a new connection: that it can be made is what has to be
+    /// confirmed.
+    Confirm(Confirm),
+    /// Lead changes that did not end back to the NIC
+    ///
+    /// Whatever was interrupted ends with the network on the NIC itself. This
+    /// is what the watchdog of a change does; it is for the case that it was
+    /// killed, too.
+    Recover,
     /// Show bridges, their uplink and their guests
     Status(Status),
     /// Find and explain what cuts guests, or the host, off the network
@@ -70,6 +81,9 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// Lead the host back if the vmbr that changes it dies
+    #[command(hide = true)]
+    Watchdog(Watchdog),
 }
 
 /// Arguments of `vmbr up`.
@@ -80,9 +94,47 @@ pub struct Up {
     /// Name of the bridge
     #[arg(long, default_value = "br0", value_name = "NAME")]
     pub bridge: IfName,
+    /// Go back unless 'vmbr confirm' says within SECS seconds that the host is
+    /// still reached
+    #[arg(
+        long,
+        value_name = "SECS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "60",
+        value_parser = clap::value_parser!(u32).range(1..=86_400)
+    )]
+    pub confirm: Option<u32>,
+    /// Do not ask the gateways whether they still answer
+    #[arg(long)]
+    pub no_verify: bool,
     /// Print what would be done, as commands, and change nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Arguments of `vmbr confirm`.
+#[derive(Debug, clap::Args)]
+pub struct Confirm {
+    /// The bridge; by default the one that waits
+    pub bridge: Option<IfName>,
+}
+
+/// Arguments of the watchdog.
+#[derive(Debug, clap::Args)]
+pub struct Watchdog {
+    /// Process that changes the host
+    #[arg(long)]
+    pub parent: u32,
+    /// When it was started, in clock ticks since the boot
+    #[arg(long)]
+    pub started: u64,
+    /// Its descriptor that is told when the watchdog is ready
+    #[arg(long)]
+    pub ready: u32,
+    /// The bridge
+    #[arg(long)]
+    pub bridge: IfName,
 }
 
 /// Arguments of `vmbr down`.
@@ -93,6 +145,9 @@ pub struct Down {
     /// Remove the guests' TAPs that are on the bridge
     #[arg(long)]
     pub force: bool,
+    /// Do not ask the gateways whether they still answer
+    #[arg(long)]
+    pub no_verify: bool,
     /// Print what would be done, as commands, and change nothing
     #[arg(long)]
     pub dry_run: bool,

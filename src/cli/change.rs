@@ -2,16 +2,25 @@
 //! way back.
 
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::apply::lock::{self, Lock, LockError};
-use crate::apply::migrate::{self, MigrateError};
-use crate::apply::namespace;
-use crate::apply::store::{Entry, Store};
-use crate::plan::{Plan, Record, Stage, Target};
+use crate::apply::migrate::{self, HeldSignals, MigrateError};
+use crate::apply::recover::{self, RecoverError};
+use crate::apply::store::{Entry, Rollback, Store};
+use crate::apply::watchdog::Watchdog;
+use crate::apply::{clock, namespace};
+use crate::model::IfName;
+use crate::plan::{Holder, Plan, Record, Refusal, Stage, Target};
+use crate::sys::syslog::Severity;
 
 use super::args::Args;
-use super::outcome::{Error, say};
+use super::outcome::{Error, log, say};
+use super::warn;
+
+/// How long a command that only writes a word waits for one that changes.
+const SHORT_WAIT: Duration = Duration::from_secs(15);
 
 /// The namespace in which a command works, and its records.
 pub struct Place {
@@ -21,6 +30,8 @@ pub struct Place {
     pub store: Store,
     /// What the records say.
     pub entries: Vec<Entry>,
+    /// The directory of all namespaces' records.
+    state_dir: PathBuf,
 }
 
 impl Place {
@@ -39,7 +50,14 @@ impl Place {
             identity,
             store,
             entries,
+            state_dir: args.state_dir.clone(),
         })
+    }
+
+    /// Looks anew: another vmbr may have ended since.
+    pub fn refresh(&mut self, args: &Args) -> Result<(), Error> {
+        *self = Self::find(args)?;
+        Ok(())
     }
 
     /// Records that can be used.
@@ -50,21 +68,109 @@ impl Place {
         })
     }
 
+    /// Why the record of a bridge, or any record, cannot be used.
+    pub fn unusable(&self, bridge: Option<&IfName>) -> Option<Refusal> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::Unusable {
+                bridge: name,
+                path,
+                why,
+            } if bridge.is_none_or(|bridge| bridge == name) => Some(Refusal::new(
+                format!("the record {} cannot be used: {why}", path.display()),
+                "it may say how the host was: see what it is of; if nothing needs it, remove it",
+            )),
+            _ => None,
+        })
+    }
+
     /// Takes the right to change the namespace.
     pub fn lock(&self) -> Result<Lock, Error> {
-        lock::take(&self.identity).map_err(|error| match error {
-            LockError::Held(pid) => {
-                let who = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-                Error::refused(
-                    format!("another vmbr{who} is changing this host's network"),
-                    "wait until it is done, then try again",
-                )
+        lock::take(&self.identity).map_err(no_lock)
+    }
+
+    /// The same, and waits a little for it.
+    pub fn wait_for_lock(&self) -> Result<Lock, Error> {
+        lock::wait(&self.identity, SHORT_WAIT).map_err(no_lock)
+    }
+
+    /// Leads every change that did not end to its end; the caller holds the
+    /// lock. One that cannot be helped is told of, and stays. Gives the bridges
+    /// of those that ended.
+    pub fn recover(&mut self, args: &Args) -> Result<Vec<IfName>, Error> {
+        let due: Vec<Record> = self.records().filter(|r| recover::is_due(r)).cloned().collect();
+        let mut ended = Vec::new();
+        for record in &due {
+            match self.lead_back(record, "it was interrupted") {
+                Ok(()) => ended.push(record.bridge.name.clone()),
+                Err(error) => {
+                    let (message, remedy) = error.sentences();
+                    warn(&format!("{message}; {remedy}"));
+                }
             }
-            LockError::Io(error) => Error::Failed {
-                message: format!("cannot lock {}: {error}", namespace::RUN_DIR),
-                remedy: "nothing was changed".into(),
+        }
+        if !due.is_empty() {
+            self.refresh(args)?;
+        }
+        Ok(ended)
+    }
+
+    /// Leads one change to its end.
+    pub fn lead_back(&self, record: &Record, reason: &str) -> Result<(), Error> {
+        let (uplink, bridge) = (&record.uplink.name, &record.bridge.name);
+        say(&format!(
+            "the change of {uplink} to {bridge} is led back: {reason}"
+        ));
+        let _held = HeldSignals::hold();
+        let done = recover::recover(&self.store, record, reason);
+        let path = self.store.path(bridge);
+        let done = done.map_err(|error| match error {
+            RecoverError::Foreign => Error::refused(
+                format!("cannot lead the network of {bridge} back to {uplink}: {error}"),
+                format!(
+                    "move what {bridge} carries by hand, then remove it and {}",
+                    path.display()
+                ),
+            ),
+            error => Error::Left {
+                message: format!("cannot lead the network of {bridge} back to {uplink}: {error}"),
+                remedy: format!(
+                    "try 'vmbr recover' again; what the host had is written in {}",
+                    path.display()
+                ),
             },
-        })
+        });
+        let (severity, text) = match &done {
+            Ok(()) => (
+                Severity::Notice,
+                format!("{uplink} carries its network itself again, {bridge} is gone: {reason}"),
+            ),
+            Err(error) => (Severity::Error, error.sentences().0),
+        };
+        log(severity, &text);
+        done
+    }
+
+    /// Begins a change: a watchdog is ready, and the record is on disk.
+    pub fn begin(&self, record: Record) -> Result<(Watchdog, Record), Error> {
+        let bridge = &record.bridge.name;
+        let path = self.store.path(bridge);
+        let unwritten = |error: io::Error| Error::Failed {
+            message: format!("cannot write the record {}: {error}", path.display()),
+            remedy: "nothing was changed; vmbr changes a host only when it can go back".into(),
+        };
+        self.store.directory().map_err(unwritten)?;
+        let watchdog = Watchdog::start(&self.state_dir, bridge).map_err(|error| Error::Failed {
+            message: format!("cannot start a watchdog: {error}"),
+            remedy:
+                "nothing was changed; vmbr needs /proc, and changes a host only when it comes back by itself"
+                    .into(),
+        })?;
+        let record = Record {
+            watchdog: Some(watchdog.process()),
+            ..record
+        };
+        self.save(&record).map_err(unwritten)?;
+        Ok((watchdog, record))
     }
 
     /// Writes a record.
@@ -73,17 +179,27 @@ impl Place {
     }
 }
 
-/// Seconds since 1970.
-pub fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs())
+fn no_lock(error: LockError) -> Error {
+    match error {
+        LockError::Held(pid) => {
+            let who = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+            Error::refused(
+                format!("another vmbr{who} is changing this host's network"),
+                "wait until it is done, then try again",
+            )
+        }
+        LockError::Io(error) => Error::Failed {
+            message: format!("cannot lock {}: {error}", namespace::RUN_DIR),
+            remedy: "nothing was changed".into(),
+        },
+    }
 }
 
 /// Leads the host to `target`, and says each stage.
 pub fn reach(
     target: &Target,
     adjust: &dyn Fn(&mut Plan),
+    check: &mut dyn FnMut() -> Result<(), MigrateError>,
     verbose: bool,
     words: fn(Stage) -> &'static str,
 ) -> Result<(), MigrateError> {
@@ -93,45 +209,68 @@ pub fn reach(
             plan.ops().for_each(|op| say(&format!("  {op}")));
         }
     };
-    migrate::reach(target, &adjust, &mut |stage| say(&format!("- {}", words(stage))))
+    migrate::reach(target, &adjust, check, &mut |stage| {
+        say(&format!("- {}", words(stage)))
+    })
 }
 
 /// Leads the host back after `cause`, and makes the error that tells of it.
+/// `record` is what is true then, if the bridge stays.
 pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError) -> Error {
     say(&format!("- going back: {cause}"));
-    match migrate::reach(back, &|_| {}, &mut |_| {}) {
+    let bridge = &record.bridge.name;
+    let error = match migrate::reach(back, &|_| {}, &mut || Ok(()), &mut |_| {}) {
         Ok(()) => {
-            let forgotten = match back.holder {
-                crate::plan::Holder::Uplink => place.store.remove(&record.bridge.name),
-                crate::plan::Holder::Bridge => place.save(record),
+            let written = match back.holder {
+                Holder::Uplink => {
+                    remember(record, place, &cause.to_string());
+                    place.store.remove(bridge)
+                }
+                Holder::Bridge => place.save(record),
             };
-            match forgotten {
+            match written {
                 Ok(()) => Error::Failed {
                     message: cause.to_string(),
                     remedy: remedy_for(cause),
                 },
                 Err(error) => Error::Left {
                     message: format!("{cause}; the network is as before, but its record is not: {error}"),
-                    remedy: format!("look at {}", place.store.path(&record.bridge.name).display()),
+                    remedy: format!("look at {}", place.store.path(bridge).display()),
                 },
             }
         }
         Err(second) => Error::Left {
             message: format!("{cause}; on the way back: {second}"),
             remedy: format!(
-                "try 'vmbr down {}'; what the host had is written in {}",
-                record.bridge.name,
-                place.store.path(&record.bridge.name).display()
+                "the watchdog tries once more; see 'vmbr status', then try 'vmbr recover'; what the host had is written in {}",
+                place.store.path(bridge).display()
             ),
         },
-    }
+    };
+    log(Severity::Error, &format!("{bridge}: {}", error.sentences().0));
+    error
+}
+
+/// Lets `status` tell of a change that was taken back. The log has it as well.
+fn remember(record: &Record, place: &Place, reason: &str) {
+    let _ = place.store.note(&Rollback {
+        bridge: record.bridge.name.clone(),
+        uplink: record.uplink.name.clone(),
+        time: clock::now(),
+        reason: reason.to_owned(),
+    });
 }
 
 /// What to do about a failure that left nothing behind.
 fn remedy_for(cause: &MigrateError) -> String {
     use nix::errno::Errno;
-    let MigrateError::Failed(failure) = cause else {
-        return "try again; if it stays so, see what else changes this host's network".into();
+    let failure = match cause {
+        MigrateError::Failed(failure) => failure,
+        MigrateError::Unverified(_) => {
+            return "see whether the switch, or the hypervisor, lets this host's frames through; --no-verify does not ask"
+                .into();
+        }
+        _ => return "try again; if it stays so, see what else changes this host's network".into(),
     };
     if failure.source.is(Errno::EBUSY) {
         "something else has the NIC: a macvlan or ipvlan, perhaps in another namespace (a container's)".into()

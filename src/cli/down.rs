@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use crate::apply::migrate::HeldSignals;
-use crate::apply::store::Entry;
+use crate::apply::{clock, recover};
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::dump;
-use crate::plan::record::Progress;
+use crate::plan::record::{End, Progress};
 use crate::plan::{Op, Plan, Record, Refusal, Stage, Target, plan};
 use crate::sys::syslog::Severity;
 
@@ -15,6 +15,7 @@ use super::change::{self, Place};
 use super::doctor;
 use super::outcome::{Error, log, print, print_json, say};
 use super::require_privilege;
+use super::verification::Verification;
 
 /// Runs `vmbr down`.
 pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
@@ -24,20 +25,24 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
     let mut place = Place::find(args)?;
     let _lock = if down.dry_run { None } else { Some(place.lock()?) };
     if !down.dry_run {
-        // Another vmbr may have ended between the look and the lock.
-        place = Place::find(args)?;
+        place.refresh(args)?;
+        let recovered = place.recover(args)?;
+        let done = match &down.bridge {
+            Some(name) => recovered.iter().find(|bridge| *bridge == name),
+            None => recovered.first().filter(|_| place.entries.is_empty()),
+        };
+        if let Some(name) = done {
+            doctor::undo(&place, Some(name));
+            gone(name, args);
+            return Ok(());
+        }
     }
     let mut live = dump::network().map_err(|error| Error::unreadable(&error))?;
     let Some(record) = find(&place, &live, down.bridge.as_ref())? else {
         if !down.dry_run {
             doctor::undo(&place, down.bridge.as_ref());
         }
-        let bridge = down.bridge.as_ref().map_or("bridge".into(), ToString::to_string);
-        if args.json {
-            print_json(&json!({"bridge": down.bridge, "uplink": null, "plan": [], "warnings": []}));
-        } else {
-            print(&format!("already so: there is no {bridge} that vmbr made"));
-        }
+        already(down, args);
         return Ok(());
     };
     dump::add_settings(&mut live, &[&record.uplink.name, &record.bridge.name]);
@@ -65,7 +70,19 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
         }
         return Ok(());
     }
-    carry_out(&record, &place, &target, &adjust, args)?;
+    let verification = Verification::before(&live, &record.bridge.name, &record.uplink.name, down.no_verify);
+    let removes = guests.iter().filter(|port| port.tun.is_some());
+    let changing = Record {
+        progress: Progress::Changing,
+        time: clock::now(),
+        end: Some(End {
+            network: target.network.clone(),
+            read_at: clock::since_boot().as_secs(),
+            removes: removes.map(|port| port.name.clone()).collect(),
+        }),
+        ..record.clone()
+    };
+    carry_out(&record, changing, &place, &target, &adjust, &verification, args)?;
     doctor::undo(&place, Some(&record.bridge.name));
     if args.json {
         print_json(&document());
@@ -78,23 +95,35 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
+/// Says that leading an interrupted change back has done what was asked.
+fn gone(bridge: &IfName, args: &Args) {
+    if args.json {
+        print_json(&json!({"bridge": bridge, "uplink": null, "plan": [], "warnings": []}));
+    } else {
+        print(&format!(
+            "{bridge} is gone: the change that did not end was led back"
+        ));
+    }
+}
+
+fn already(down: &Down, args: &Args) {
+    let bridge = down.bridge.as_ref().map_or("bridge".into(), ToString::to_string);
+    if args.json {
+        print_json(&json!({"bridge": down.bridge, "uplink": null, "plan": [], "warnings": []}));
+    } else {
+        print(&format!("already so: there is no {bridge} that vmbr made"));
+    }
+}
+
 /// The record of the bridge that was named, or of the only one. None where
 /// there is nothing to do.
 fn find(place: &Place, live: &HostState, name: Option<&IfName>) -> Result<Option<Record>, Error> {
     if let Some(name) = name {
-        for entry in &place.entries {
-            match entry {
-                Entry::Record(record) if record.bridge.name == *name => {
-                    return Ok(Some(record.as_ref().clone()));
-                }
-                Entry::Unusable { bridge, path, why } if bridge == name => {
-                    return Err(Error::refused(
-                        format!("the record {} cannot be used: {why}", path.display()),
-                        "it says how the host was; move its network by hand, then remove it",
-                    ));
-                }
-                _ => {}
-            }
+        if let Some(record) = place.records().find(|record| record.bridge.name == *name) {
+            return Ok(Some(record.clone()));
+        }
+        if let Some(refusal) = place.unusable(Some(name)) {
+            return Err(Error::Refused(vec![refusal]));
         }
         return match live.link(name) {
             Some(link) => Err(Error::refused(
@@ -160,13 +189,13 @@ fn refusals(live: &HostState, record: &Record, guests: &[Link], force: bool) -> 
     found
 }
 
-/// Where a change did not end, the network as it was before it; else what the
-/// bridge carries now.
+/// What the bridge carries now; where a change did not end, or someone removed
+/// the bridge, the network as it was before.
 fn target(record: &Record, live: &HostState) -> Target {
-    let carries = live.link(&record.bridge.name).is_some();
-    match record.progress {
-        Progress::Settled if carries => record.returned(live),
-        _ => record.restored(),
+    if live.link(&record.bridge.name).is_none() || recover::is_due(record) {
+        record.rolled_back(live, clock::since_boot().as_secs())
+    } else {
+        record.returned(live)
     }
 }
 
@@ -184,35 +213,30 @@ fn remove_guests(plan: &mut Plan, guests: &[Link]) {
 
 fn carry_out(
     record: &Record,
+    changing: Record,
     place: &Place,
     target: &Target,
     adjust: &dyn Fn(&mut Plan),
+    verification: &Verification,
     args: &Args,
 ) -> Result<(), Error> {
     let _held = HeldSignals::hold();
-    let changing = Record {
-        progress: Progress::Changing,
-        time: change::now(),
-        ..record.clone()
-    };
-    let cannot = |error: std::io::Error| Error::Failed {
-        message: format!(
-            "cannot write the record {}: {error}",
-            place.store.path(&record.bridge.name).display()
-        ),
-        remedy: "nothing was changed; vmbr changes a host only when it can go back".into(),
-    };
-    place.save(&changing).map_err(cannot)?;
-    if let Err(cause) = change::reach(target, adjust, args.verbose, words) {
+    let (watchdog, _) = place.begin(changing)?;
+    let reached = change::reach(target, adjust, &mut || verification.check(), args.verbose, words);
+    if let Err(cause) = reached {
         let back = Target {
             network: target.network.moved_to(&record.bridge.name),
             ..record.bridged()
         };
-        let error = change::undo(record, place, &back, &cause);
-        log(
-            Severity::Error,
-            &format!("down {}: {}", record.bridge.name, error.sentences().0),
-        );
+        // What was not confirmed before has to be confirmed still.
+        let stays = Record {
+            watchdog: Some(watchdog.process()),
+            ..record.clone()
+        };
+        let error = change::undo(&stays, place, &back, &cause);
+        if matches!(error, Error::Left { .. }) || record.progress == Progress::AwaitingConfirm {
+            watchdog.leave();
+        }
         return Err(error);
     }
     if let Err(error) = place.store.remove(&record.bridge.name) {

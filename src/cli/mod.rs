@@ -3,14 +3,18 @@
 
 pub mod args;
 mod change;
+mod confirm;
 mod doctor;
 mod down;
 mod generate;
 pub mod outcome;
 mod owners;
 mod picture;
+mod recover;
 mod status;
 mod up;
+mod verification;
+mod watchdog;
 
 use std::process::ExitCode;
 
@@ -29,11 +33,14 @@ pub fn main() -> ExitCode {
     let done = match &args.command {
         Command::Up(up) => up::run(up, &args),
         Command::Down(down) => down::run(down, &args),
+        Command::Confirm(confirm) => confirm::run(confirm, &args),
+        Command::Recover => recover::run(&args),
         Command::Status(status) => status::run(status, &args),
         // Findings are no failure, and yet a status.
         Command::Doctor(doctor) => return doctor::run(doctor, &args).unwrap_or_else(|e| e.tell(args.json)),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { dir } => generate::man(dir.as_deref()),
+        Command::Watchdog(duty) => watchdog::run(duty, &args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,11 +22,13 @@ pub fn draw(bridge: &Bridge) -> String {
     let maker = match (bridge.managed, bridge.state) {
         (false, _) => "not made by vmbr".to_owned(),
         (true, "interrupted") => {
-            format!(
-                "INTERRUPTED: a change did not end; 'vmbr down {}' puts the host back",
-                bridge.name
-            )
+            "INTERRUPTED: a change did not end; 'vmbr recover' puts the host back".to_owned()
         }
+        (true, "awaiting-confirm") => format!(
+            "made by vmbr, goes in {} s unless: vmbr confirm {}",
+            bridge.confirm_seconds_left.unwrap_or(0),
+            bridge.name
+        ),
         (true, state) => format!("made by vmbr, {state}"),
     };
     let mut lines = vec![format!("{}{mac}  mtu {}  {maker}", bridge.name, bridge.mtu)];

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::{Duration, UNIX_EPOCH};
 
 use macaddr::MacAddr6;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::apply::lock;
+use crate::apply::recover::{is_due, milliseconds_left};
 use crate::model::link::Traffic;
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::dump::{self, Learned};
@@ -43,8 +45,12 @@ pub struct Bridge {
     pub addresses: Vec<String>,
     /// The gateways of its default routes.
     pub gateways: Vec<IpAddr>,
-    /// `settled`, or `interrupted` where a change did not end, or `changing`.
+    /// `settled`, or `interrupted` where a change did not end, or `changing`,
+    /// or `awaiting-confirm`.
     pub state: &'static str,
+    /// How long someone may still confirm it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm_seconds_left: Option<u64>,
     /// When vmbr last changed it.
     pub last_change: Option<LastChange>,
     /// Its ports.
@@ -135,9 +141,21 @@ pub fn run(status: &Status, args: &Args) -> Result<(), Error> {
             return Err(Error::refused(format!("there is no bridge {name}"), remedy));
         }
     }
+    let rollbacks = place.store.rollbacks();
     if args.json {
-        print_json(&json!({"bridges": bridges}));
-    } else if bridges.is_empty() {
+        print_json(&json!({"bridges": bridges, "rollbacks": rollbacks}));
+        return Ok(());
+    }
+    for rollback in &rollbacks {
+        print(&format!(
+            "{}: {} was taken back, {} carries its network itself: {}",
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(rollback.time)),
+            rollback.bridge,
+            rollback.uplink,
+            rollback.reason
+        ));
+    }
+    if bridges.is_empty() {
         print("No bridge. To put this host's NIC on one: vmbr up (first look with --dry-run).");
     } else {
         bridges.iter().for_each(|bridge| print(&picture::draw(bridge)));
@@ -209,6 +227,9 @@ fn bridge(live: &HostState, link: &Link, behind: &HashMap<&IfName, Vec<MacAddr6>
         addresses: live.addresses_of(name).iter().map(ToString::to_string).collect(),
         gateways: refuse::gateways(live, name),
         state: record.map_or("settled", |record| progress_word(record, place)),
+        confirm_seconds_left: record
+            .filter(|record| record.progress == Progress::AwaitingConfirm)
+            .map(|record| milliseconds_left(record).div_ceil(1000)),
         last_change: record.map(|record| LastChange { time: record.time }),
         ports: ports.iter().map(port).collect(),
         ports_left: PORTS_MAX.saturating_sub(ports.len()),
@@ -232,10 +253,12 @@ fn uplink(ports: &[&Link], record: Option<&Record>) -> Option<IfName> {
 }
 
 fn progress_word(record: &Record, place: &Place) -> &'static str {
+    let watched = record.watchdog.is_some_and(|watchdog| watchdog.is_alive());
     match (record.progress, lock::is_held(&place.identity)) {
         (Progress::Settled, _) => "settled",
-        (Progress::Changing, Some(false)) => "interrupted",
-        (Progress::Changing, _) => "changing",
+        (Progress::AwaitingConfirm, _) if watched || !is_due(record) => "awaiting-confirm",
+        (_, Some(false)) if !watched => "interrupted",
+        _ => "changing",
     }
 }
 

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::apply::lock;
-use crate::apply::migrate::HeldSignals;
-use crate::apply::store::Entry;
+use crate::apply::migrate::{HeldSignals, MigrateError};
+use crate::apply::recover::milliseconds_left;
+use crate::apply::{clock, lock};
 use crate::doctor::{self, gather};
 use crate::model::{HostState, IfName};
 use crate::netlink::dump;
@@ -15,7 +15,8 @@ use crate::sys::syslog::Severity;
 use super::args::{Args, Up};
 use super::change::{self, Place};
 use super::outcome::{Error, log, print, print_json, say};
-use super::{owners, require_privilege, warn};
+use super::verification::Verification;
+use super::{confirm, owners, require_privilege, warn};
 
 /// Runs `vmbr up`.
 pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
@@ -39,9 +40,10 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     }
     // From here to the end the host is ours to change; what was read before
     // may be old.
-    let _lock = if up.dry_run { None } else { Some(place.lock()?) };
+    let lock = if up.dry_run { None } else { Some(place.lock()?) };
     if !up.dry_run {
-        place = Place::find(args)?;
+        place.refresh(args)?;
+        place.recover(args)?;
         live = dump::network().map_err(|error| Error::unreadable(&error))?;
         if let Some(record) = standing(&place, &live, &uplink, &up.bridge)? {
             return already(record, args);
@@ -50,11 +52,11 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     dump::add_settings(&mut live, &[&uplink, &up.bridge]);
 
     let mut refusals = refuse::up(&live, &uplink, &up.bridge);
-    refusals.extend(unusable(&place, &up.bridge));
+    refusals.extend(place.unusable(Some(&up.bridge)));
     name_owners(&mut refusals, &live, &uplink);
     let mut warnings = refuse::warnings(&live, &uplink);
     warnings.extend(doctor::before_up(&live, &uplink, &up.bridge));
-    let record = Record::of(&live, &uplink, &up.bridge, &place.identity, change::now());
+    let record = Record::of(&live, &uplink, &up.bridge, &place.identity, clock::now());
     let Some(record) = record.filter(|_| refusals.is_empty()) else {
         if up.dry_run && !args.json {
             print(&format!("# uplink {uplink}: {why}"));
@@ -74,7 +76,16 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
 
     say(&format!("uplink {uplink}: {why}"));
     warnings.iter().for_each(|text| warn(text));
-    carry_out(&record, &place, args)?;
+    let record = Record {
+        read_at: Some(clock::since_boot().as_secs()),
+        ..record
+    };
+    let verification = Verification::before(&live, &uplink, &up.bridge, up.no_verify);
+    let record = carry_out(record, &place, &verification, up.confirm, args)?;
+    drop(lock);
+    if record.progress == Progress::AwaitingConfirm {
+        confirm::wait(&place, &record)?;
+    }
     if args.json {
         print_json(&document(&record, &planned, &warnings));
     } else {
@@ -116,7 +127,16 @@ fn standing<'a>(
                 "an earlier change of {} to {name} did not end",
                 record.uplink.name
             ),
-            format!("undo it first: vmbr down {name}"),
+            "lead it back first: vmbr recover",
+        ));
+    }
+    if record.progress == Progress::AwaitingConfirm {
+        return Err(Error::refused(
+            format!(
+                "{name} waits to be confirmed, for {} s more",
+                milliseconds_left(record).div_ceil(1000)
+            ),
+            format!("keep it: vmbr confirm {name}; or end it: vmbr down {name}"),
         ));
     }
     if !record.is_of(live) {
@@ -169,20 +189,6 @@ fn name_owners(refusals: &mut [Refusal], live: &HostState, uplink: &IfName) {
     }
 }
 
-fn unusable(place: &Place, bridge: &IfName) -> Option<Refusal> {
-    place.entries.iter().find_map(|entry| match entry {
-        Entry::Unusable {
-            bridge: name,
-            path,
-            why,
-        } if name == bridge => Some(Refusal::new(
-            format!("the record {} cannot be used: {why}", path.display()),
-            "see what it is of; if nothing needs it, remove it",
-        )),
-        _ => None,
-    })
-}
-
 fn document(record: &Record, plan: &[String], warnings: &[String]) -> serde_json::Value {
     json!({
         "bridge": record.bridge.name,
@@ -212,41 +218,66 @@ fn dry_run(
     Ok(())
 }
 
-fn carry_out(record: &Record, place: &Place, args: &Args) -> Result<(), Error> {
+/// Gives the record as it is on disk then. Where the change has to be
+/// confirmed, the watchdog stays.
+fn carry_out(
+    record: Record,
+    place: &Place,
+    verification: &Verification,
+    confirm: Option<u32>,
+    args: &Args,
+) -> Result<Record, Error> {
     let _held = HeldSignals::hold();
-    place.save(record).map_err(|error| Error::Failed {
-        message: format!(
-            "cannot write the record {}: {error}",
-            place.store.path(&record.bridge.name).display()
-        ),
-        remedy: "nothing was changed; vmbr changes a host only when it can go back".into(),
-    })?;
-    let reached = change::reach(&record.bridged(), &|_| {}, args.verbose, words);
-    if let Err(cause) = reached {
-        let error = change::undo(record, place, &record.restored(), &cause);
-        log(
-            Severity::Error,
-            &format!("up {}: {}", record.uplink.name, error.sentences().0),
-        );
+    let (watchdog, record) = place.begin(record)?;
+    let reached = change::reach(
+        &record.bridged(),
+        &|_| {},
+        &mut || verification.check(),
+        args.verbose,
+        words,
+    );
+    let ended = ended(&record, confirm);
+    let done = reached.and_then(|()| place.save(&ended).map_err(MigrateError::Unwritten));
+    if let Err(cause) = done {
+        let error = change::undo(&record, place, &record.restored(), &cause);
+        if matches!(error, Error::Left { .. }) {
+            watchdog.leave();
+        }
         return Err(error);
     }
-    let settled = Record {
-        progress: Progress::Settled,
-        time: change::now(),
-        ..record.clone()
-    };
-    if let Err(error) = place.save(&settled) {
-        let cause = crate::apply::migrate::MigrateError::Read(error);
-        return Err(change::undo(record, place, &record.restored(), &cause));
+    if ended.progress == Progress::AwaitingConfirm {
+        watchdog.leave();
     }
+    // What it tells of is over.
+    let _ = place.store.forget_note(&ended.bridge.name);
     log(
         Severity::Notice,
         &format!(
             "{} carries the network of {}",
-            record.bridge.name, record.uplink.name
+            ended.bridge.name, ended.uplink.name
         ),
     );
-    Ok(())
+    Ok(ended)
+}
+
+/// The record of a change that has reached its target.
+fn ended(record: &Record, confirm: Option<u32>) -> Record {
+    let common = Record {
+        time: clock::now(),
+        ..record.clone()
+    };
+    match confirm {
+        Some(seconds) => Record {
+            progress: Progress::AwaitingConfirm,
+            confirm_by: Some(clock::boot_milliseconds().saturating_add(u64::from(seconds) * 1000)),
+            ..common
+        },
+        None => Record {
+            progress: Progress::Settled,
+            watchdog: None,
+            ..common
+        },
+    }
 }
 
 fn words(stage: Stage) -> &'static str {

@@ -34,7 +34,7 @@ impl Fixes {
     pub fn load(store: &Store) -> Result<Self, String> {
         let path = store.file("doctor.fixes");
         let about = |why: String| format!("{}: {why}", path.display());
-        let content = match store::read_text(&path).map_err(about)? {
+        let content = match store::read(&path).map_err(about)? {
             None => Content {
                 version: VERSION,
                 changes: Vec::new(),
@@ -86,10 +86,7 @@ impl Fixes {
 
     fn save(&self) -> std::io::Result<()> {
         if self.content.changes.is_empty() {
-            return match std::fs::remove_file(&self.path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
+            return store::remove(&self.path);
         }
         store::write(&self.path, &serde_json::to_vec_pretty(&self.content)?)
     }

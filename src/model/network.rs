@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::address::FOREVER;
 use super::{Address, HostState, IfName, Neighbour, Route, Rule, is_default};
 
 /// Per-device settings under /proc/sys/net, by `ipv4/conf/rp_filter`: the
@@ -89,6 +90,44 @@ impl Network {
         self
     }
 
+    /// The same network `seconds` later: lifetimes are shorter, and what has
+    /// ended is gone.
+    pub fn aged(&self, seconds: u32) -> Self {
+        let left = |lifetime: u32| match lifetime {
+            FOREVER => FOREVER,
+            lifetime => lifetime.saturating_sub(seconds),
+        };
+        let mut aged = self.clone();
+        for address in &mut aged.addresses {
+            (address.preferred, address.valid) = (left(address.preferred), left(address.valid));
+        }
+        aged.addresses.retain(|address| address.valid > 0);
+        for route in &mut aged.routes {
+            route.expires = route.expires.map(left);
+        }
+        aged.routes.retain(|route| route.expires != Some(0));
+        aged
+    }
+
+    /// Takes the lifetimes of what `now` has, too: a router or a DHCP server
+    /// may have renewed them.
+    pub fn renew(&mut self, now: &Self) {
+        for address in self
+            .addresses
+            .iter_mut()
+            .filter(|address| !address.is_permanent())
+        {
+            if let Some(renewed) = now.addresses.iter().find(|a| a.same_key(address)) {
+                (address.preferred, address.valid) = (renewed.preferred, renewed.valid);
+            }
+        }
+        for route in self.routes.iter_mut().filter(|route| route.expires.is_some()) {
+            if let Some(renewed) = now.routes.iter().find(|r| r.same(route)) {
+                route.expires = renewed.expires;
+            }
+        }
+    }
+
     /// Whether there is nothing to move: no address, route, rule or
     /// configured neighbour.
     pub fn is_bare(&self) -> bool {
@@ -96,5 +135,58 @@ impl Network {
             && self.routes.is_empty()
             && self.rules.is_empty()
             && !self.neighbours.iter().any(Neighbour::is_configured)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str, preferred: u32, valid: u32) -> Address {
+        serde_json::from_value(serde_json::json!({
+            "local": text, "prefix_len": 64, "preferred": preferred, "valid": valid
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn ages_and_is_renewed() {
+        let network = Network {
+            dev: "eth0".parse().unwrap(),
+            addresses: vec![
+                address("2001:db8::1", FOREVER, FOREVER),
+                address("2001:db8::2", 20, 90),
+                address("2001:db8::3", 10, 60),
+            ],
+            routes: Vec::new(),
+            neighbours: Vec::new(),
+            rules: Vec::new(),
+            sysctls: Sysctls::new(),
+        };
+        let mut aged = network.aged(60);
+        assert_eq!(
+            aged.addresses,
+            [
+                address("2001:db8::1", FOREVER, FOREVER),
+                address("2001:db8::2", 0, 30)
+            ]
+        );
+        let now = Network {
+            addresses: vec![
+                address("2001:db8::1", 0, 70),
+                address("2001:db8::2", 100, 100),
+                address("2001:db8::4", 100, 100),
+            ],
+            ..network.clone()
+        };
+        aged.renew(&now);
+        assert_eq!(
+            aged.addresses,
+            [
+                address("2001:db8::1", FOREVER, FOREVER),
+                address("2001:db8::2", 100, 100)
+            ]
+        );
+        assert_eq!(network.aged(0), network);
     }
 }

@@ -167,6 +167,14 @@ impl Plan {
         }
     }
 
+    /// Takes the steps from the first of a stage on.
+    pub fn split_off(&mut self, stage: Stage) -> Self {
+        let place = self.steps.iter().position(|step| step.stage == stage);
+        Self {
+            steps: self.steps.split_off(place.unwrap_or(self.steps.len())),
+        }
+    }
+
     /// Whether the target is reached.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()

@@ -3,21 +3,48 @@
 use macaddr::MacAddr6;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{HostState, IfName, Network};
+use crate::model::{HostState, IfName, Network, is_default};
 
 use super::{Bridge, Holder, Target, prefix_routes};
 
-/// Version of the record's form. The one before is readable.
-pub const VERSION: u32 = 1;
+/// Version of the record's form.
+pub const VERSION: u32 = 2;
+/// The oldest version that is readable: the one before.
+pub const OLDEST: u32 = 1;
 
 /// How far a change has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Progress {
     /// Begun, not ended: the host may be between two states.
     Changing,
+    /// The bridge carries the network, and loses it again at
+    /// [`Record::confirm_by`] unless someone confirms before.
+    AwaitingConfirm,
     /// The bridge carries the network.
     Settled,
+}
+
+/// A process, named so that another of the same number is told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it was started, in clock ticks since the boot (`starttime` of
+    /// proc_pid_stat(5)).
+    pub started: u64,
+}
+
+/// Where an interrupted `down` is led to: its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// What the uplink then carries.
+    pub network: Network,
+    /// When that was read, in seconds since the boot.
+    pub read_at: u64,
+    /// Guests' TAPs that go with the bridge.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub removes: Vec<IfName>,
 }
 
 /// The uplink as it was before it became a port.
@@ -50,11 +77,25 @@ pub struct Record {
     pub bridge: Bridge,
     /// What the uplink carried before.
     pub before: Network,
+    /// When that was read, in seconds since the boot: lifetimes count from
+    /// then. Unknown in version 1.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub read_at: Option<u64>,
+    /// Who leads the host back when the one who changes it dies.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub watchdog: Option<Process>,
+    /// Until when someone has to confirm, in milliseconds since the boot.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub confirm_by: Option<u64>,
+    /// Set while a `down` is under way.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub end: Option<End>,
 }
 
 impl Record {
     /// The record of a change from `live`, where `uplink` carries the network,
-    /// to a bridge `name`. None where the uplink is no device with a MAC.
+    /// to a bridge `name`; without a watchdog and the clock's time. None where
+    /// the uplink is no device with a MAC.
     pub fn of(live: &HostState, uplink: &IfName, name: &IfName, namespace: &str, time: u64) -> Option<Self> {
         let link = live.link(uplink)?;
         let mac = link.mac?;
@@ -75,6 +116,10 @@ impl Record {
                 mtu: link.mtu,
             },
             before: Network::of(live, uplink),
+            read_at: None,
+            watchdog: None,
+            confirm_by: None,
+            end: None,
         })
     }
 
@@ -108,6 +153,23 @@ impl Record {
         if !self.uplink.up {
             // A device that is down carries none.
             network.routes.clear();
+        }
+        self.with(network)
+    }
+
+    /// Where an interrupted change ends: the uplink carries what it carried
+    /// before, or what a `down` was about to give it. `now` is in seconds since
+    /// the boot. What was unconfirmed for long keeps the lifetimes that were
+    /// renewed on the bridge.
+    pub fn rolled_back(&self, live: &HostState, now: u64) -> Target {
+        let (network, read_at) = match &self.end {
+            Some(end) => (&end.network, Some(end.read_at)),
+            None => (&self.before, self.read_at),
+        };
+        let age = read_at.map_or(0, |then| now.saturating_sub(then));
+        let mut network = network.aged(u32::try_from(age).unwrap_or(u32::MAX));
+        if self.progress == Progress::AwaitingConfirm {
+            network.renew(&Network::of(live, &self.bridge.name).moved_to(&self.uplink.name));
         }
         self.with(network)
     }

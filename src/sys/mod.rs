@@ -11,6 +11,10 @@ pub mod fdpass;
 mod ifreq;
 pub mod netdev;
 pub mod netns;
+#[cfg(feature = "cli")]
+pub mod packet;
+#[cfg(feature = "cli")]
+pub mod pidfd;
 pub mod rtnl;
 pub mod seccomp;
 pub mod syslog;

@@ -1,0 +1,120 @@
+//! The way back of a change that did not end.
+//!
+//! There is one rule: **what was interrupted ends with the network on the
+//! uplink itself.** An `up` goes back to what was before it, a `down` is
+//! completed. Who does it holds the namespace's lock.
+
+use std::io;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::netlink::dump;
+use crate::plan::record::Progress;
+use crate::plan::{Op, Plan, Record, Stage};
+
+use super::clock;
+use super::migrate::{self, MigrateError};
+use super::store::{Rollback, Store};
+
+/// How often the way back is tried, and how long the kernel has between two
+/// tries (ENOBUFS, EBUSY pass).
+const TRIES: usize = 4;
+const BETWEEN: Duration = Duration::from_millis(50);
+
+/// Why the host was not brought back.
+#[derive(Debug)]
+pub enum RecoverError {
+    /// The uplink of the record is gone, or another device has its name.
+    /// Nothing was touched.
+    Foreign,
+    /// The way back failed.
+    Failed(MigrateError),
+    /// The host is as it was, but the record stays.
+    Record(io::Error),
+}
+
+impl std::fmt::Display for RecoverError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Foreign => f.write_str("its uplink is gone, or another device has its name"),
+            Self::Failed(error) => error.fmt(f),
+            Self::Record(error) => write!(f, "the host is back, but its record stays: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for RecoverError {}
+
+/// Whether a record tells of something that has to be led back: a change that
+/// nobody is at any more, or one that nobody confirmed in time. The caller
+/// holds the lock.
+pub fn is_due(record: &Record) -> bool {
+    match record.progress {
+        Progress::Settled => false,
+        Progress::Changing => true,
+        Progress::AwaitingConfirm => milliseconds_left(record) == 0,
+    }
+}
+
+/// Whether nobody would lead an unconfirmed change back.
+pub fn is_unwatched(record: &Record) -> bool {
+    record.progress == Progress::AwaitingConfirm && !record.watchdog.is_some_and(|dog| dog.is_alive())
+}
+
+/// Time that is left to confirm, in milliseconds.
+pub fn milliseconds_left(record: &Record) -> u64 {
+    let until = record.confirm_by.unwrap_or(0);
+    until.saturating_sub(clock::boot_milliseconds())
+}
+
+/// Leads an interrupted change to its end, and remembers why. The caller holds
+/// the lock, and the signals.
+///
+/// # Errors
+/// [`RecoverError`].
+pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), RecoverError> {
+    let devices = [&record.uplink.name, &record.bridge.name];
+    let live = dump::snapshot(&devices).map_err(|error| RecoverError::Failed(MigrateError::Read(error)))?;
+    if !record.is_of(&live) {
+        return Err(RecoverError::Foreign);
+    }
+    if record.progress == Progress::AwaitingConfirm {
+        // Should this be interrupted, too, the host is between two states. A
+        // full disk must not keep it where nobody confirmed it.
+        let _ = store.save(&Record {
+            progress: Progress::Changing,
+            ..record.clone()
+        });
+    }
+    let target = record.rolled_back(&live, clock::since_boot().as_secs());
+    let adjust = |plan: &mut Plan| remove(plan, record, &live);
+    let mut attempt = 1;
+    while let Err(error) = migrate::reach(&target, &adjust, &mut || Ok(()), &mut |_| {}) {
+        if attempt == TRIES {
+            return Err(RecoverError::Failed(error));
+        }
+        attempt += 1;
+        sleep(BETWEEN);
+    }
+    if record.end.is_none() {
+        // The log has it as well.
+        let _ = store.note(&Rollback {
+            bridge: record.bridge.name.clone(),
+            uplink: record.uplink.name.clone(),
+            time: clock::now(),
+            reason: reason.to_owned(),
+        });
+    }
+    store.remove(&record.bridge.name).map_err(RecoverError::Record)
+}
+
+/// The TAPs that a `down` was to remove go with the bridge.
+fn remove(plan: &mut Plan, record: &Record, live: &crate::model::HostState) {
+    let Some(step) = plan.steps.iter_mut().rfind(|step| step.stage == Stage::Tidy) else {
+        return;
+    };
+    let asked = record.end.iter().flat_map(|end| &end.removes);
+    let ports = asked.filter(|tap| live.ports_of(&record.bridge.name).any(|port| port.name == **tap));
+    let ops: Vec<Op> = ports.map(|tap| Op::DeleteLink { dev: tap.clone() }).collect();
+    step.ops.splice(0..0, ops);
+}

@@ -1,0 +1,206 @@
+//! The process that leads the host back when the one that changes it dies.
+//!
+//! It is vmbr executed anew, in a session of its own; where systemd runs, in
+//! a transient unit of its own, so that the end of an SSH session or of a
+//! service does not end it. It is started, and ready, before the record of a
+//! change is written; from then on the record is all that the two say to each
+//! other. It holds its parent by a pidfd:
+//!
+//! ```text
+//! record says        parent lives                parent is dead
+//! nothing yet        wait                        exit
+//! changing           wait; STUCK: kill it        lock, lead back, exit
+//! awaiting-confirm   lead back at the deadline   the same
+//! settled, or gone   exit                        exit
+//! ```
+//!
+//! Here is the parent's side; [`duty`] is the watchdog's own.
+
+pub mod duty;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, absolute};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use crate::model::IfName;
+use crate::plan::record::Process;
+use crate::sys::pidfd::PidFd;
+
+/// The name of the hidden command.
+pub const COMMAND: &str = "watchdog";
+/// How long the watchdog may take to be ready, and to go.
+const READY_PATIENCE: Duration = Duration::from_secs(5);
+const END_PATIENCE: Duration = Duration::from_secs(2);
+/// systemd runs (sd_booted(3)).
+const SYSTEMD: &str = "/run/systemd/system";
+
+/// A watchdog that is ready. Dropped, it is ended.
+#[derive(Debug)]
+pub struct Watchdog {
+    process: Process,
+    held: PidFd,
+    /// A child has to be waited for, or it stays as a zombie.
+    child: Option<Child>,
+}
+
+impl Watchdog {
+    /// Starts a watchdog for what the calling process is about to do to
+    /// `bridge`, and waits until it is ready.
+    ///
+    /// # Errors
+    /// It cannot be started, or does not become ready.
+    pub fn start(state_dir: &Path, bridge: &IfName) -> io::Result<Self> {
+        let parent = Process::this()?;
+        // Whoever comes too late finds the pipe, and no other file, at its
+        // number: it stays open.
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let arguments = arguments(&parent, write.as_raw_fd(), state_dir, bridge)?;
+        std::mem::forget(write);
+        let mut read = File::from(read);
+        if Path::new(SYSTEMD).is_dir() {
+            let mut child = unit(&parent, &arguments).spawn().ok();
+            if let Some(child) = &mut child {
+                let ready = await_ready(&mut read, child, READY_PATIENCE);
+                // It only asks for the unit, and has done that.
+                let _ = child.kill();
+                let _ = child.wait();
+                if let Ok(process) = ready {
+                    return Self::new(process, None);
+                }
+            }
+        }
+        let mut child = own(&arguments).spawn()?;
+        match await_ready(&mut read, &mut child, READY_PATIENCE) {
+            Ok(process) => Self::new(process, Some(child)),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+
+    fn new(process: Process, child: Option<Child>) -> io::Result<Self> {
+        Ok(Self {
+            process,
+            held: process.hold()?,
+            child,
+        })
+    }
+
+    /// The process.
+    pub fn process(&self) -> Process {
+        self.process
+    }
+
+    /// Leaves it at its work: the caller may end.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        let _ = self.held.signal(Signal::SIGTERM);
+        if !self.held.has_ended(END_PATIENCE) {
+            let _ = self.held.signal(Signal::SIGKILL);
+        }
+        if let Some(child) = &mut self.child {
+            let _ = child.wait();
+        }
+    }
+}
+
+fn arguments(parent: &Process, ready: i32, state_dir: &Path, bridge: &IfName) -> io::Result<Vec<OsString>> {
+    let mut arguments: Vec<OsString> = vec!["--state-dir".into(), absolute(state_dir)?.into()];
+    arguments.push(COMMAND.into());
+    for (name, value) in [
+        ("--parent", parent.pid.to_string()),
+        ("--started", parent.started.to_string()),
+        ("--ready", ready.to_string()),
+        ("--bridge", bridge.to_string()),
+    ] {
+        arguments.extend([name.into(), value.into()]);
+    }
+    Ok(arguments)
+}
+
+/// The watchdog as a child in a session of its own.
+fn own(arguments: &[OsString]) -> Command {
+    // Not by its path, which may name another file by now.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("vmbr").args(arguments).env_clear();
+    quiet(command)
+}
+
+/// The watchdog as a transient unit: systemd-run(1).
+fn unit(parent: &Process, arguments: &[OsString]) -> Command {
+    let mut command = Command::new("systemd-run");
+    command
+        .args(["--quiet", "--collect", "--no-ask-password"])
+        .arg(format!("--unit=vmbr-watchdog-{}-{}", parent.pid, parent.started))
+        .args([
+            "--description=Leads the network back if vmbr dies",
+            "--property=OOMScoreAdjust=-1000",
+            "--",
+        ])
+        .arg(format!("/proc/{}/exe", parent.pid))
+        .args(arguments);
+    quiet(command)
+}
+
+fn quiet(mut command: Command) -> Command {
+    command
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// Waits until a watchdog tells who it is.
+fn await_ready(read: &mut File, child: &mut Child, patience: Duration) -> io::Result<Process> {
+    let deadline = Instant::now() + patience;
+    let slice = PollTimeout::from(20_u8);
+    let mut failed = None;
+    while Instant::now() < deadline && failed.is_none() {
+        if let Some(status) = child.try_wait()?.filter(|status| !status.success()) {
+            failed = Some(status);
+        }
+        if poll(&mut [PollFd::new(read.as_fd(), PollFlags::POLLIN)], slice).is_ok_and(|ready| ready > 0) {
+            // Less than a pipe's atomic size: it comes whole (pipe(7)).
+            let mut text = [0; 64];
+            let length = read.read(&mut text)?;
+            let text = String::from_utf8_lossy(&text[..length]);
+            let mut numbers = text.split_ascii_whitespace().map(str::parse::<u64>);
+            if let (Some(Ok(pid)), Some(Ok(started))) = (numbers.next(), numbers.next()) {
+                let pid = u32::try_from(pid).map_err(io::Error::other)?;
+                return Ok(Process { pid, started });
+            }
+        }
+    }
+    Err(io::Error::other(match failed {
+        Some(status) => format!("it ended before it was ready ({status})"),
+        None => format!("it was not ready after {} s", patience.as_secs()),
+    }))
+}
+
+/// A descriptor of a process by its number.
+fn path_of(process: &Process, descriptor: u32) -> String {
+    format!("/proc/{}/fd/{descriptor}", process.pid)
+}
+
+/// Only a pipe is written to: a number may have come to name another file.
+fn is_pipe(file: &OwnedFd) -> bool {
+    let mode = nix::sys::stat::fstat(file).map(|stat| stat.st_mode & libc::S_IFMT);
+    mode == Ok(libc::S_IFIFO)
+}
