@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use crate::apply::lock;
 use crate::doctor::fixes::Fixes;
 use crate::doctor::mend::{self, Undone};
-use crate::doctor::{self, Change, Facts, Finding, Severity, gather};
+use crate::doctor::{self, Change, Finding, Severity, gather};
 use crate::model::IfName;
 use crate::sys::syslog;
 
@@ -26,7 +27,24 @@ pub fn run(doctor: &Doctor, args: &Args) -> Result<ExitCode, Error> {
     } else {
         None
     };
-    let mut findings = doctor::examine(&facts(&place)?);
+    let facts = |place: &Place| {
+        let held = if doctor.fix {
+            Some(false)
+        } else {
+            lock::is_held(&place.identity)
+        };
+        gather::all(&place.entries, held).map_err(|error| Error::unreadable(&error))
+    };
+    let first = facts(&place)?;
+    if let Some(bridge) = first.interrupted.first().filter(|_| doctor.fix) {
+        return Err(Error::refused(
+            format!(
+                "a change of {bridge} was cut short: where the network is to be comes before what is wrong with it"
+            ),
+            "vmbr recover",
+        ));
+    }
+    let mut findings = doctor::examine(&first);
     let mut fixed = Vec::new();
     if doctor.fix && findings.iter().any(Finding::fixable) {
         fix(&findings, &place)?;
@@ -52,10 +70,6 @@ pub fn run(doctor: &Doctor, args: &Args) -> Result<ExitCode, Error> {
     }
     let found = findings.iter().any(|finding| finding.severity != Severity::Note);
     Ok(ExitCode::from(u8::from(found)))
-}
-
-fn facts(place: &Place) -> Result<Facts, Error> {
-    gather::all(&place.identity, &place.entries).map_err(|error| Error::unreadable(&error))
 }
 
 fn fix(findings: &[Finding], place: &Place) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::apply::lock;
+use crate::apply::recover::{self, INTERRUPTED};
 use crate::apply::store::Entry;
 use crate::model::{Family, HostState, IfName, Link};
 use crate::netlink::{dump, sysctl};
@@ -18,16 +18,16 @@ use super::segment::{Arp, ArpSettings};
 use super::udev::LinkFile;
 use super::{Facts, files, rules};
 
-/// Reads everything.
+/// Reads everything. `held` says whether a vmbr other than the caller is at
+/// work, where that is known.
 ///
 /// # Errors
 /// Where the kernel does not tell of the network.
-pub fn all(identity: &str, entries: &[Entry]) -> io::Result<Facts> {
+pub fn all(entries: &[Entry], held: Option<bool>) -> io::Result<Facts> {
     let host = dump::network()?;
     let mut facts = Facts {
         options: dump::bridge_options()?,
         mac_origin: mac_origins(&host),
-        at_work: lock::is_held(identity),
         arp: arp(&host),
         machine: machine(&host, None),
         link_files: link_files(),
@@ -40,7 +40,12 @@ pub fn all(identity: &str, entries: &[Entry]) -> io::Result<Facts> {
     facts.firewall = firewall(calls);
     for entry in entries {
         match entry {
-            Entry::Record(record) => facts.records.push(record.as_ref().clone()),
+            Entry::Record(record) => {
+                if recover::state(record, held) == INTERRUPTED {
+                    facts.interrupted.push(record.bridge.name.clone());
+                }
+                facts.records.push(record.as_ref().clone());
+            }
             Entry::Unusable { path, why, .. } => {
                 facts.unusable.push((path.display().to_string(), why.clone()))
             }

@@ -73,8 +73,8 @@ pub struct Facts {
     pub tun: Option<helper::TunNode>,
     /// ACL files with which something is wrong.
     pub acl: Vec<acl::AclFile>,
-    /// Whether a vmbr is at work; none where that cannot be known.
-    pub at_work: Option<bool>,
+    /// Bridges a change of which was cut short, with nobody at work on it.
+    pub interrupted: Vec<IfName>,
 }
 
 impl Facts {

@@ -4,6 +4,7 @@
 
 use crate::model::route::{kind, protocol};
 use crate::model::{Address, HostState, IfName, Link, Route};
+use crate::plan::record::Progress;
 use crate::plan::{Op, is_prefix_route};
 
 use super::{Change, Facts, Finding, Severity};
@@ -67,8 +68,14 @@ fn has_twin(host: &HostState, route: &Route, bridge: &IfName) -> bool {
 }
 
 fn each<'a>(facts: &'a Facts, finding: impl Fn(&Left<'a>) -> Option<Finding>) -> Vec<Finding> {
+    // In the middle of a change this is as it should be.
+    let settled = |port: &&Link| {
+        let record = port.master.as_ref().and_then(|bridge| facts.record(bridge));
+        record.is_none_or(|record| record.progress == Progress::Settled)
+    };
     let ports = facts.host.links.iter();
     ports
+        .filter(settled)
         .filter_map(|port| Left::of(&facts.host, port))
         .filter_map(|left| finding(&left))
         .collect()
@@ -107,7 +114,8 @@ pub fn addresses(facts: &Facts) -> Vec<Finding> {
             });
         }
         ops.extend(moved_routes(host, left));
-        for address in &left.addresses {
+        // The first of a prefix takes the others along, if it goes first.
+        for address in left.addresses.iter().rev() {
             ops.push(Op::DeleteAddress {
                 dev: port.clone(),
                 address: (*address).clone(),
@@ -117,7 +125,7 @@ pub fn addresses(facts: &Facts) -> Vec<Finding> {
         let finding = Finding::new("address-on-port", Severity::Error, message, remedy).of(port);
         Some(if left.is_copy(host) {
             let mut fix = taken_routes(left);
-            fix.extend(left.addresses.iter().map(|address| Change::Address {
+            fix.extend(left.addresses.iter().rev().map(|address| Change::Address {
                 bridge: bridge.clone(),
                 port: port.clone(),
                 address: (*address).clone(),

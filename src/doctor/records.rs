@@ -1,16 +1,12 @@
 //! What vmbr itself began and did not end.
 
-use crate::plan::record::Progress;
-
 use super::{Facts, Finding, Severity};
 
 /// A change was cut short, and nobody is at work on it.
 pub fn interrupted(facts: &Facts) -> Vec<Finding> {
-    if facts.at_work != Some(false) {
-        return Vec::new();
-    }
-    let changing = facts.records.iter().filter(|r| r.progress == Progress::Changing);
-    changing
+    let records = facts.records.iter();
+    records
+        .filter(|record| facts.interrupted.contains(&record.bridge.name))
         .map(|record| {
             let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
             let message = format!(
