@@ -49,7 +49,7 @@ fn finding(file: &AclFile) -> Finding {
             "acl-owner",
             Severity::Error,
             format!("{path} does not belong to root: its owner could allow himself what he likes, {denies}"),
-            format!("chown root: {path}"),
+            format!("chown 0 {path}"),
         ),
         Wrong::Unusable(why) => Finding::new(
             "acl-unusable",

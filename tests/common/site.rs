@@ -109,6 +109,11 @@ impl Site {
         command
     }
 
+    /// A command that runs a script on the site, whose end is its.
+    pub fn script(&self, script: &str) -> Command {
+        self.command(script, &[])
+    }
+
     /// Runs a script on the site; panics where it fails.
     pub fn sh(&self, script: &str) -> String {
         let ended = run(&mut self.command(script, &[]));
