@@ -84,7 +84,7 @@ pub fn drifting_mac(facts: &Facts) -> Vec<Finding> {
         if *origin != SET {
             let message = format!(
                 "the MAC of {name} is not set, so it changes when a guest with a lower one joins, and neighbours \
-                 send to the old one for minutes"
+                 send to the old one for minutes. Once set it stays, until the bridge is made anew"
             );
             found.push(set_mac("bridge-mac-drifts", message, (name, mac, mac)));
         }
@@ -150,4 +150,98 @@ pub fn snooping(facts: &Facts) -> Vec<Finding> {
         );
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::bridge::Options;
+    use crate::model::{HostState, IfName};
+
+    fn facts(options: Options) -> Facts {
+        let host: HostState = serde_json::from_str(
+            r#"{"links":[{"index":2,"name":"eth0","master":"br0","mac":[2,0,0,0,0,33]},
+                {"index":3,"name":"br0","kind":"bridge","mac":[2,0,0,0,0,33]},
+                {"index":4,"name":"docker0","kind":"bridge"},
+                {"index":5,"name":"veth1","kind":"veth","master":"docker0"}]}"#,
+        )
+        .unwrap();
+        let names = ["br0", "docker0"].map(|name| name.parse::<IfName>().unwrap());
+        Facts {
+            host,
+            options: names.iter().map(|name| (name.clone(), options)).collect(),
+            mac_origin: names.iter().map(|name| (name.clone(), 1)).collect(),
+            ..Facts::default()
+        }
+    }
+
+    fn snooped(options: Options) -> Vec<Finding> {
+        snooping(&facts(Options {
+            snooping: true,
+            ..options
+        }))
+    }
+
+    #[test]
+    fn only_bridges_of_guests_count() {
+        let facts = facts(Options {
+            stp: 1,
+            forward_delay: 1500,
+            snooping: true,
+            ..Options::default()
+        });
+        for check in [stp, snooping, drifting_mac] {
+            let found = check(&facts);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].device.as_ref().unwrap().as_str(), "br0");
+            assert!(found[0].fixable());
+        }
+    }
+
+    #[test]
+    fn stp_that_guards_against_a_loop_stays() {
+        let options = Options {
+            stp: 1,
+            forward_delay: 1500,
+            ..Options::default()
+        };
+        let mut facts = facts(options);
+        let second = facts.host.links[0].clone();
+        facts.host.links.push(crate::model::Link {
+            index: 9,
+            name: "eth1".parse().unwrap(),
+            ..second
+        });
+        let found = stp(&facts);
+        assert!(!found[0].fixable());
+        assert_eq!(
+            found[0].remedy,
+            "ip link set dev br0 type bridge forward_delay 200"
+        );
+        let short = Options {
+            forward_delay: 200,
+            ..options
+        };
+        facts.options.insert("br0".parse().unwrap(), short);
+        assert!(stp(&facts).is_empty());
+    }
+
+    #[test]
+    fn a_querier_of_each_family_is_wanted() {
+        let heard = |v4, v6| {
+            snooped(Options {
+                other_querier_v4: v4,
+                other_querier_v6: v6,
+                ..Options::default()
+            })
+        };
+        assert!(heard(true, true).is_empty());
+        assert!(heard(true, false)[0].message.contains("MLD"));
+        assert!(heard(false, true)[0].message.contains("IGMP"));
+        let own = Options {
+            querier: true,
+            ..Options::default()
+        };
+        assert!(snooped(own).is_empty());
+    }
 }

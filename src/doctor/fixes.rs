@@ -52,26 +52,32 @@ impl Fixes {
         Ok(Self { path, content })
     }
 
-    /// Remembers a change, before it is made.
+    /// Remembers a change, before it is made. Gives what was remembered of the
+    /// same thing until then.
     ///
     /// # Errors
     /// Where that cannot be written: then the change must not be made.
-    pub fn remember(&mut self, change: &Change) -> std::io::Result<()> {
+    pub fn remember(&mut self, change: &Change) -> std::io::Result<Option<Change>> {
         let changes = &mut self.content.changes;
-        match changes.iter_mut().find(|known| known.same_thing(change)) {
+        let known = changes.iter_mut().find(|known| known.same_thing(change));
+        let before = known.as_deref().cloned();
+        match known {
             // What stood there before doctor came is what is put back.
             Some(known) => *known = known.followed_by(change),
             None => changes.push(change.clone()),
         }
-        self.save()
+        self.save().map(|()| before)
     }
 
-    /// Forgets a change that was not made, or is undone.
+    /// Forgets a change that was undone, or not made; `before` is remembered
+    /// in its place.
     ///
     /// # Errors
     /// As of [`Fixes::remember`].
-    pub fn forget(&mut self, change: &Change) -> std::io::Result<()> {
-        self.content.changes.retain(|known| !known.same_thing(change));
+    pub fn forget(&mut self, change: &Change, before: Option<Change>) -> std::io::Result<()> {
+        let changes = &mut self.content.changes;
+        changes.retain(|known| !known.same_thing(change));
+        changes.extend(before);
         self.save()
     }
 

@@ -29,13 +29,13 @@ pub enum Undone {
 /// # Errors
 /// In words; then it was not made.
 pub fn make(change: &Change, fixes: &mut Fixes) -> Result<(), String> {
-    fixes
+    let before = fixes
         .remember(change)
         .map_err(|error| format!("cannot remember it, so it is left: {error}"))?;
     let made = perform(change);
     if made.is_err() {
         // Nothing is to be undone; undoing it would find that, too.
-        let _ = fixes.forget(change);
+        let _ = fixes.forget(change, before);
     }
     made
 }
@@ -56,7 +56,7 @@ pub fn undo(
         let undone = take_back(&change, gone);
         if undone.is_ok() {
             // A change that is found undone already is forgotten then.
-            let _ = fixes.forget(&change);
+            let _ = fixes.forget(&change, None);
         }
         report(&change, undone);
     }
@@ -122,6 +122,8 @@ fn take_back(change: &Change, gone: Option<&IfName>) -> Result<Undone, String> {
         } else {
             Undone::Changed
         }),
+        // Only pinned, and that cannot be undone.
+        Change::Mac { old, new, .. } if old == new => Ok(Undone::Gone),
         // All else is of the bridge: it went with it, and what its ports had
         // is where `down` put it.
         _ if change.bridge() == gone => Ok(Undone::Gone),

@@ -137,5 +137,9 @@ pub fn before_up(host: &HostState, uplink: &IfName, bridge: &IfName) -> Vec<Stri
     findings.extend(machine.check(uplink));
     findings.extend(udev::check(&gather::link_files(), bridge));
     let sentence = |finding: &Finding| format!("{}; remedy: {}", finding.message, finding.remedy);
-    findings.iter().map(sentence).collect()
+    // What only root can see, root is told when it comes to it.
+    let seen = findings
+        .iter()
+        .filter(|finding| finding.severity != Severity::Note);
+    seen.map(sentence).collect()
 }

@@ -93,9 +93,10 @@ pub(super) fn insert(chain: &FirewallChain, bridge: &IfName) -> Result<(), Strin
 pub(super) fn remove(chain: &FirewallChain, bridge: &IfName) -> Result<bool, String> {
     match chain {
         FirewallChain::Nftables { family, table, chain } => {
-            // Where the whole chain is gone, the rule is, too.
-            let Ok(text) = require(&["nft", "-j", "-a", "list", "chain", family, table, chain]) else {
-                return Ok(false);
+            let text = match require(&["nft", "-j", "-a", "list", "chain", family, table, chain]) {
+                // The rule went with the whole chain.
+                Err(why) if why.contains("No such file or directory") => return Ok(false),
+                other => other?,
             };
             let Some(handle) = nftables::accepting(&text, bridge.as_str()).first().copied() else {
                 return Ok(false);
@@ -114,9 +115,10 @@ pub(super) fn remove(chain: &FirewallChain, bridge: &IfName) -> Result<bool, Str
                 "ACCEPT",
             ];
             let words = |verb| [&[program.as_str(), verb], rule.as_slice()].concat();
-            if require(&words("-C")).is_err() {
-                return Ok(false);
-            }
+            match require(&words("-C")) {
+                Err(why) if why.contains("does a matching rule exist") => return Ok(false),
+                other => other?,
+            };
             require(&words("-D")).map(|_| true)
         }
     }

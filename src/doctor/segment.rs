@@ -130,3 +130,84 @@ fn finding(group: &[&Link], fix: Vec<Change>) -> Finding {
 pub fn two_macs(facts: &Facts) -> Vec<Finding> {
     check(&facts.host, &facts.arp, None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Devices, each with its addresses.
+    fn host(devices: &[(&str, &[&str])]) -> HostState {
+        let links = devices.iter().zip(2..).map(|((name, _), index)| {
+            serde_json::json!({"index": index, "name": name, "up": true, "carrier": true})
+        });
+        let addresses = devices.iter().map(|(name, list)| {
+            let address = |text: &&str| {
+                let (local, len) = text.split_once('/').unwrap();
+                serde_json::json!({"local": local, "prefix_len": len.parse::<u8>().unwrap()})
+            };
+            (
+                (*name).to_owned(),
+                list.iter().map(address).collect::<Vec<_>>().into(),
+            )
+        });
+        let addresses: serde_json::Map<String, serde_json::Value> = addresses.collect();
+        let links: Vec<_> = links.collect();
+        serde_json::from_value(serde_json::json!({"links": links, "addresses": addresses})).unwrap()
+    }
+
+    fn found(host: &HostState) -> Vec<String> {
+        let name = |finding: Finding| finding.device.unwrap().to_string();
+        check(host, &ArpSettings::new(), None)
+            .into_iter()
+            .map(name)
+            .collect()
+    }
+
+    #[test]
+    fn networks_that_overlap_are_one_segment() {
+        let none: Vec<String> = Vec::new();
+        let lan: &[&str] = &["192.0.2.1/24"];
+        assert_eq!(found(&host(&[("a", lan), ("b", &["198.51.100.1/24"])])), none);
+        assert_eq!(found(&host(&[("a", lan), ("b", &["192.0.2.130/25"])])), ["a"]);
+        // A point-to-point address is on no network; IPv6 answers for itself.
+        assert_eq!(found(&host(&[("a", lan), ("b", &["192.0.2.9/32"])])), none);
+        let v6: &[&str] = &["2001:db8::1/64"];
+        assert_eq!(found(&host(&[("a", v6), ("b", v6)])), none);
+        let two = host(&[
+            ("a", lan),
+            ("c", &["203.0.113.1/24"]),
+            ("b", lan),
+            ("d", &["203.0.113.2/24"]),
+        ]);
+        assert_eq!(found(&two), ["a", "c"]);
+    }
+
+    #[test]
+    fn a_device_that_hears_nothing_answers_nothing() {
+        let mut host = host(&[("a", &["192.0.2.1/24"]), ("b", &["192.0.2.2/24"])]);
+        host.links[1].carrier = false;
+        assert!(found(&host).is_empty());
+        host.links[1].carrier = true;
+        host.links[1].master = Some("br0".parse().unwrap());
+        assert!(found(&host).is_empty());
+    }
+
+    #[test]
+    fn the_larger_setting_counts() {
+        let host = host(&[("a", &["192.0.2.1/24"]), ("b", &["192.0.2.2/24"])]);
+        let fix = |all: (u32, u32), b: (u32, u32)| {
+            let arp = |(ignore, announce)| Arp { ignore, announce };
+            let settings = ArpSettings::from([("all".to_owned(), arp(all)), ("b".to_owned(), arp(b))]);
+            check(&host, &settings, None)
+                .first()
+                .map_or(0, |finding| finding.fix.len())
+        };
+        assert_eq!(fix((0, 0), (0, 0)), 4);
+        assert_eq!(fix((0, 0), (1, 2)), 2);
+        assert_eq!(fix((1, 0), (0, 2)), 1);
+        assert_eq!(fix((1, 2), (0, 0)), 0);
+        let name = |text: &str| text.parse::<IfName>().unwrap();
+        assert!(check(&host, &ArpSettings::new(), Some(&name("c"))).is_empty());
+        assert_eq!(check(&host, &ArpSettings::new(), Some(&name("b"))).len(), 1);
+    }
+}

@@ -179,7 +179,7 @@ mod tests {
             ("99-default.link", None, Some("persistent"))
         );
         assert_eq!(check(&files, &br0), None, "udev leaves what vmbr sets");
-        let mut with = |text: &str| {
+        let with = |text: &str| {
             let mut all = files.to_vec();
             all.insert(0, file("10.link", text));
             check(&all, &br0).is_some()
