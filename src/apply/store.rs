@@ -235,7 +235,7 @@ impl Store {
     }
 }
 
-/// Reads a file that [`write`] has put there.
+/// Reads a file that [`write()`] has put there.
 ///
 /// # Errors
 /// In words; a file that is not there is no error and has no text.
@@ -253,7 +253,7 @@ fn text(path: &Path) -> Result<Vec<u8>, String> {
     Ok(text)
 }
 
-/// Removes a file that [`write`] has put there.
+/// Removes a file that [`write()`] has put there.
 ///
 /// # Errors
 /// As of unlink(2); none where there is no file.
