@@ -249,6 +249,48 @@ fn the_old_iptables_drops() {
     assert_eq!(site.sh("iptables-legacy -S; ip6tables-legacy -S"), before);
 }
 
+/// firewalld's chains are its own: it is told of the bridge.
+#[test]
+fn firewalld_drops() {
+    let site = Site::new("doctor-firewalld", "");
+    let etc = site.path("etc");
+    let copy = "cp -a /etc/. \"$0\"; rm -rf \"$0\"/qemu \"$0\"/vmbr \"$0\"/systemd/network";
+    run(std::process::Command::new("sh")
+        .args(["-e", "-c", copy])
+        .arg(&etc))
+    .ok();
+    // All in one: the daemons have a /run of their own.
+    let said = site.sh("mount -t tmpfs tmpfs /run
+         mkdir -p /run/dbus
+         dbus-daemon --system --fork
+         firewalld --nofork --nopid >$site/firewalld 2>&1 &
+         for i in $(seq 100); do firewall-cmd --state >/dev/null 2>&1 && break; sleep 0.2; done
+         firewall-cmd --state || cat $site/firewalld
+         zone() { firewall-cmd --get-zone-of-interface=br0 2>&1 || true; }
+         vmbr up eth0 2>&1 >/dev/null | grep warning
+         remedy=$(vmbr doctor | sed -n 's/^  remedy: //p')
+         echo \"remedy: $remedy\"
+         eval \"$remedy\"
+         vmbr doctor
+         echo \"pasted: $(zone)\"
+         firewall-cmd --remove-interface=br0
+         vmbr doctor --fix
+         echo \"mended: $(zone)\"
+         vmbr down
+         echo \"undone: $(zone)\"");
+    for line in [
+        "warning: what guests on br0 send to the network passes this host's IP firewall",
+        "remedy: firewall-cmd --add-interface=br0",
+        "Nothing was found.",
+        "pasted: public",
+        "mended: what guests on br0",
+        "mended: public",
+        "undone: no zone",
+    ] {
+        assert!(said.contains(line), "no {line:?} in {said}");
+    }
+}
+
 #[test]
 fn up_says_what_bears_on_it() {
     let site = Site::new("doctor-up", "");

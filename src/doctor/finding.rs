@@ -226,6 +226,9 @@ pub enum FirewallChain {
         /// The chain.
         chain: String,
     },
+    /// firewalld's, which it makes anew when it is told to reload: it has to
+    /// be told of the bridge. In a zone, what stays on one device passes.
+    Firewalld,
     /// FORWARD of the old iptables.
     Iptables {
         /// The program that changes it: `iptables-legacy`, `ip6tables`.
@@ -239,19 +242,22 @@ impl std::fmt::Display for FirewallChain {
             Self::Nftables { family, table, chain } => {
                 write!(f, "the chain {chain} of the nftables table {family} {table}")
             }
+            Self::Firewalld => f.write_str("firewalld"),
             Self::Iptables { program } => write!(f, "the chain FORWARD of {program}"),
         }
     }
 }
 
 impl FirewallChain {
-    /// The words of the command that puts a rule first that lets pass what
-    /// stays on `bridge`.
+    /// The words of the command that lets pass what stays on `bridge`, by a
+    /// rule in front of the others.
     pub fn accept(&self, bridge: &IfName) -> Vec<String> {
         let name = bridge.as_str();
         // In quotes a name is no word of nft's language.
         let quoted = format!("\"{name}\"");
+        let interface = format!("--add-interface={name}");
         let words: Vec<&str> = match self {
+            Self::Firewalld => vec!["firewall-cmd", &interface],
             Self::Nftables { family, table, chain } => vec![
                 "nft", "insert", "rule", family, table, chain, "iifname", &quoted, "oifname", &quoted,
                 "accept",

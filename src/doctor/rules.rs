@@ -92,6 +92,18 @@ pub(super) fn insert(chain: &FirewallChain, bridge: &IfName) -> Result<(), Strin
 /// Removes the rule again. False where it is not there.
 pub(super) fn remove(chain: &FirewallChain, bridge: &IfName) -> Result<bool, String> {
     match chain {
+        FirewallChain::Firewalld => {
+            let zone = format!("--get-zone-of-interface={bridge}");
+            let interface = format!("--remove-interface={bridge}");
+            match require(&["firewall-cmd", &zone]) {
+                Err(why) if why.contains("no zone") => Ok(false),
+                // It forgot when it ended.
+                Err(why) if why.contains("not running") => Ok(false),
+                other => other
+                    .and_then(|_| require(&["firewall-cmd", &interface]))
+                    .map(|_| true),
+            }
+        }
         FirewallChain::Nftables { family, table, chain } => {
             let text = match require(&["nft", "-j", "-a", "list", "chain", family, table, chain]) {
                 // The rule went with the whole chain.

@@ -6,7 +6,8 @@
 //! Turning bridge netfilter off would open what Docker closes between its
 //! containers, and turning it on bridge by bridge instead would leave out the
 //! bridges that Docker makes later. So the remedy is a rule that lets pass
-//! what stays on the one bridge.
+//! what stays on the one bridge; firewalld makes it where the bridge is in one
+//! of its zones.
 
 pub mod iptables;
 pub mod nftables;
@@ -171,6 +172,7 @@ impl Table {
 
     fn name_of(&self, chain: &Chain) -> FirewallChain {
         match &self.place {
+            Place::Nftables { table, .. } if table == "firewalld" => FirewallChain::Firewalld,
             Place::Nftables { family, table } => FirewallChain::Nftables {
                 family: family.clone(),
                 table: table.clone(),
@@ -197,8 +199,9 @@ impl Firewall {
         let mut found = Vec::new();
         for table in self.tables.iter().filter(passed) {
             for chain in table.chains.iter().filter(|chain| chain.forward) {
-                if table.fate(chain, bridge.as_str(), 0) == Some(Fate::Dropped) {
-                    found.push(table.name_of(chain));
+                let name = table.name_of(chain);
+                if table.fate(chain, bridge.as_str(), 0) == Some(Fate::Dropped) && !found.contains(&name) {
+                    found.push(name);
                 }
             }
         }

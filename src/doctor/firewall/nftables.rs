@@ -196,6 +196,18 @@ mod tests {
     }
 
     #[test]
+    fn firewalld_is_told_of_the_bridge() {
+        let text = ruleset(&[]).replace(r#""table":"t""#, r#""table":"firewalld""#);
+        let text = text.replace(r#""name":"t""#, r#""name":"firewalld""#);
+        let firewall = Firewall {
+            tables: parse(&text).unwrap(),
+            ..Firewall::default()
+        };
+        let chains = firewall.dropping(&"br0".parse().unwrap(), true, true);
+        assert_eq!(chains, [FirewallChain::Firewalld]);
+    }
+
+    #[test]
     fn jumps_are_followed() {
         let jump = r#"{"jump":{"target":"other"}}"#;
         assert_eq!(dropping(&[jump]).len(), 1);
