@@ -191,6 +191,41 @@ fn routes_left_on_a_port() {
     before.assert_same(&host.state());
 }
 
+#[test]
+fn what_was_taken_from_anothers_port_comes_back() {
+    let host = Site::new("doctor-taken", FOREIGN);
+    host.sh("ip link set tap9 up
+        for dev in tap9 br9; do
+            ip addr add 198.51.100.9/24 dev $dev; ip addr add 2001:db8:9::9/64 dev $dev nodad
+            ip route add 203.0.113.0/24 via 198.51.100.1 dev $dev metric 9$(cat /sys/class/net/$dev/ifindex)
+        done");
+    let before = host.state();
+    let finding = host.only("address-on-port", Some("tap9"));
+    assert_eq!(finding["fixable"], true, "{finding}");
+    host.fix("address-on-port");
+    let ended = host.down();
+    for what in [
+        "198.51.100.9/24 of tap9",
+        "2001:db8:9::9/64",
+        "203.0.113.0/24 by tap9",
+    ] {
+        assert!(ended.stderr.contains(what), "no {what} in {ended:?}");
+    }
+    // What came back stands behind what was there all the time.
+    let sorted = |list: &Value| {
+        let mut list: Vec<String> = list.as_array().unwrap().iter().map(Value::to_string).collect();
+        list.sort();
+        list
+    };
+    let after = host.state();
+    for part in ["route", "route6"] {
+        assert_eq!(sorted(before.part(part)), sorted(after.part(part)), "{part}");
+    }
+    let addresses = |state: &host::State| sorted(&state.link("tap9")["addr_info"]);
+    assert_eq!(addresses(&before), addresses(&after));
+    host.only("address-on-port", Some("tap9"));
+}
+
 /// A guest on the bridge, and whether the LAN answers it.
 fn guest(host: &Site) -> Namespace {
     let guest = Namespace::new("guest");
