@@ -245,6 +245,11 @@ fn the_old_iptables_drops() {
     site.assert_clean();
     site.sh(drop);
     site.fix("bridge-netfilter");
+    let dry = site.vmbr(&["down", "--dry-run"]).ok();
+    assert!(
+        dry.contains("# what doctor changed is undone: a rule for br0"),
+        "{dry}"
+    );
     site.down();
     assert_eq!(site.sh("iptables-legacy -S; ip6tables-legacy -S"), before);
 }

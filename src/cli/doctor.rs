@@ -127,11 +127,24 @@ fn tell(findings: &[Finding], fixed: &[Finding]) {
     }
 }
 
+/// Whether vmbr has no bridge left when `gone` is.
+fn is_last(place: &Place, gone: Option<&IfName>) -> bool {
+    !place.entries.iter().any(|entry| Some(entry.bridge()) != gone)
+}
+
+/// In a dry run of `down`: says what will be undone.
+pub fn announce(place: &Place, gone: &IfName) {
+    let changes =
+        Fixes::load(&place.store).map(|fixes| fixes.to_undo(Some(gone), is_last(place, Some(gone))));
+    for change in changes.unwrap_or_default() {
+        print(&format!("# what doctor changed is undone: {}", words(&change)));
+    }
+}
+
 /// After `down`: undoes what doctor did for a bridge that is gone; where vmbr
 /// has no bridge left, everything. What fails is said, and fails nothing else.
 pub fn undo(place: &Place, gone: Option<&IfName>) {
-    let left = |entry: &crate::apply::store::Entry| Some(entry.bridge()) != gone;
-    let last = !place.entries.iter().any(left);
+    let last = is_last(place, gone);
     let mut fixes = match Fixes::load(&place.store) {
         Ok(fixes) => fixes,
         Err(why) => return warn(&format!("what doctor changed cannot be undone: {why}")),

@@ -66,7 +66,8 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
         if args.json {
             print_json(&document())
         } else {
-            commands.iter().for_each(|line| print(line))
+            commands.iter().for_each(|line| print(line));
+            doctor::announce(&place, &record.bridge.name);
         }
         return Ok(());
     }
