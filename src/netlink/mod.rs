@@ -9,9 +9,11 @@
 //! - [`multicast`]: the groups that programs joined, from /proc/net.
 //! - [`nexthop`]: the messages of nexthop objects, which no crate has.
 //! - [`sysctl`]: the settings under /proc/sys/net.
+//! - [`bridges`]: the options of bridges.
 //! - [`ports`]: many TAPs at once.
 #![forbid(unsafe_code)]
 
+pub mod bridges;
 pub mod dump;
 pub mod multicast;
 pub mod nexthop;
