@@ -24,7 +24,7 @@ pub fn plan(live: &HostState, target: &Target) -> Plan {
     let planner = Planner::new(live, target);
     let mut plan = Plan::default();
     plan.push(Stage::Prepare, planner.device());
-    plan.push(Stage::Prepare, planner.addresses());
+    plan.push_groups(Stage::Prepare, planner.addresses());
     let shadows = planner.shadows();
     plan.push(Stage::Prepare, planner.routes(&shadows));
     plan.push(Stage::Prepare, planner.neighbours());
@@ -32,7 +32,8 @@ pub fn plan(live: &HostState, target: &Target) -> Plan {
     plan.push(Stage::Prepare, planner.await_addresses());
     plan.push(Stage::Enslave, planner.enslave());
     plan.push(Stage::Flip, planner.flip());
-    plan.push(Stage::Settle, planner.final_forms(&shadows));
+    plan.push_groups(Stage::Settle, planner.final_addresses());
+    plan.push(Stage::Settle, planner.final_routes(&shadows));
     plan.push(Stage::Settle, planner.strays(&shadows));
     plan.push(Stage::Settle, planner.final_sysctls());
     plan.push(Stage::Tidy, planner.remove_bridge());
@@ -145,25 +146,25 @@ impl<'a> Planner<'a> {
             }
             let from_ra = route.protocol == protocol::RA;
             // Also one that stands before it: its copy comes behind, and what
-            // shall stand behind that must not overtake it.
-            let in_the_way =
-                |r: &Route| r.same_slot_but_metric(route) && r.metric <= route.metric && r.uses(self.other);
-            if !from_ra && !self.live.routes.iter().any(in_the_way) {
+            // shall stand behind that must not overtake it. And one behind it:
+            // the copy that a change which was cut short has left the other.
+            let in_the_way = |r: &&Route| r.same_slot_but_metric(route) && r.uses(self.other);
+            let others = self.live.routes.iter().filter(in_the_way);
+            let floor = others
+                .filter(|r| r.metric <= route.metric || is_copy(&r.renamed(self.other, self.holder), route))
+                .map(|r| r.metric)
+                .max();
+            if !from_ra && floor.is_none() {
                 continue;
             }
-            let is_copy = |r: &&Route| {
-                Route {
-                    metric: route.metric,
-                    ..(*r).clone()
-                }
-                .same(route)
-            };
-            let standing = self
-                .have
-                .routes
+            let standing = self.have.routes.iter().find(|r| is_copy(r, route));
+            let before = shadows
                 .iter()
-                .find(|r| r.metric > route.metric && is_copy(r));
-            let copy = standing.cloned().unwrap_or_else(|| behind(route, &taken));
+                .filter(|s: &&Shadow| s.copy.same_slot_but_metric(route));
+            let floor = before.map(|s| s.copy.metric).chain(floor).max();
+            let copy = standing
+                .cloned()
+                .unwrap_or_else(|| behind(route, floor.unwrap_or(0), &taken));
             taken.push(copy.clone());
             shadows.push(Shadow {
                 route,
@@ -302,16 +303,26 @@ fn passing_form(address: &Address) -> Address {
     }
 }
 
-/// A copy of `route` at the next metric that is free: one equal would be
-/// joined to ours as a second hop.
-fn behind(route: &Route, taken: &[Route]) -> Route {
+/// A copy of `route` at the next metric that is free, and more than `floor`:
+/// one equal would be joined to ours as a second hop.
+fn behind(route: &Route, floor: u32, taken: &[Route]) -> Route {
     let mut copy = route.clone();
+    copy.metric = copy.metric.max(floor);
     loop {
         copy.metric = copy.metric.saturating_add(1);
         if copy.metric == u32::MAX || !taken.iter().any(|r| r.same_slot(&copy)) {
             return copy;
         }
     }
+}
+
+/// Whether a route is another but for its metric, behind it.
+fn is_copy(copy: &Route, route: &Route) -> bool {
+    let at_its_place = || Route {
+        metric: route.metric,
+        ..copy.clone()
+    };
+    copy.metric > route.metric && at_its_place().same(route)
 }
 
 /// Whether a route goes by a gateway.

@@ -152,9 +152,9 @@ impl Kernel {
     }
 
     /// The parts of a step between which the program can die: each operation,
-    /// or all of an atomic step.
+    /// or all of one that is done at once.
     pub fn parts(step: &Step) -> Vec<&[Op]> {
-        if step.is_atomic() {
+        if step.at_once {
             vec![&step.ops]
         } else {
             step.ops.chunks(1).collect()

@@ -87,7 +87,8 @@ fn route(dst: Prefix, dev: &IfName, via: Option<IpAddr>) -> Route {
     }
 }
 
-fn address(local: IpAddr, prefix_len: u8) -> Address {
+/// An ordinary address.
+pub fn address(local: IpAddr, prefix_len: u8) -> Address {
     let link_local = matches!(local, IpAddr::V6(a) if vmbr::model::address::is_link_local(&a));
     Address {
         local,

@@ -4,12 +4,13 @@ use crate::model::route::protocol;
 use crate::model::{Address, Family, Neighbour, Route};
 
 use super::{
-    ADDR_GEN_MODE, ADDR_GEN_NONE, Holder, Op, Planner, Shadow, by_gateway, is_prefix_route, passing_form,
+    ADDR_GEN_MODE, ADDR_GEN_NONE, Holder, Op, Planner, Shadow, by_gateway, is_copy, is_prefix_route,
+    passing_form,
 };
 
 impl Planner<'_> {
-    /// Addresses and IPv6 routes in the form that they keep.
-    pub(super) fn final_forms(&self, shadows: &[Shadow]) -> Vec<Op> {
+    /// Addresses in the form that they keep.
+    pub(super) fn final_addresses(&self) -> Vec<Vec<Op>> {
         let mut ops = Vec::new();
         for wanted in &self.target.network.addresses {
             let dev = || self.holder.clone();
@@ -38,20 +39,20 @@ impl Planner<'_> {
                 None => {}
             }
         }
-        let changed = ops.iter().filter_map(|op| match op {
-            Op::ChangeAddress { address, .. } if address.family() == Family::V6 => Some(address),
-            _ => None,
-        });
-        let unwanted = self.unwanted_prefix_routes(changed);
-        ops.extend(unwanted);
+        ops.into_iter()
+            .map(|op| self.without_unwanted_routes(op))
+            .collect()
+    }
+
+    /// IPv6 routes at the metrics that they keep.
+    pub(super) fn final_routes(&self, shadows: &[Shadow]) -> Vec<Op> {
         let keeps_shadow = |s: &&Shadow| s.route.protocol == protocol::RA;
         let last = shadows.iter().filter(|s| {
             !keeps_shadow(s) && !self.comes_with_address_v6(s.route) && !self.stood_first(s.route)
         });
         let mut routes: Vec<Route> = last.map(|s| s.route.clone()).collect();
         routes.sort_by_key(by_gateway);
-        ops.extend(routes.into_iter().map(Op::AppendRoute));
-        ops
+        routes.into_iter().map(Op::AppendRoute).collect()
     }
 
     /// What the holder has too much, and rules that name the other.
@@ -116,7 +117,9 @@ impl Planner<'_> {
             // Goes with its address, if that goes.
             return self.wanted(Family::V4).any(|a| is_prefix_route(route, a));
         }
+        // The copy of a change that was cut short has an end, too.
         let learned = route.protocol == protocol::KERNEL && route.expires.is_some();
+        let learned = learned && !network.routes.iter().any(|wanted| is_copy(route, wanted));
         let kept = shadows
             .iter()
             .any(|s| s.route.protocol == protocol::RA && s.copy.same(route));
