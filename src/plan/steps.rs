@@ -133,7 +133,7 @@ impl<'a> Planner<'a> {
             .chain(&self.target.network.routes)
             .cloned()
             .collect();
-        let mut shadows = Vec::new();
+        let mut shadows: Vec<Shadow> = Vec::new();
         for route in self
             .target
             .network
@@ -144,24 +144,11 @@ impl<'a> Planner<'a> {
             if self.have.routes.iter().any(|r| r.same(route)) {
                 continue;
             }
-            let from_ra = route.protocol == protocol::RA;
-            // Also one that stands before it: its copy comes behind, and what
-            // shall stand behind that must not overtake it. And one behind it:
-            // the copy that a change which was cut short has left the other.
-            let in_the_way = |r: &&Route| r.same_slot_but_metric(route) && r.uses(self.other);
-            let others = self.live.routes.iter().filter(in_the_way);
-            let floor = others
-                .filter(|r| r.metric <= route.metric || is_copy(&r.renamed(self.other, self.holder), route))
-                .map(|r| r.metric)
-                .max();
-            if !from_ra && floor.is_none() {
+            let floor = self.floor(route, &shadows);
+            if route.protocol != protocol::RA && floor.is_none() {
                 continue;
             }
             let standing = self.have.routes.iter().find(|r| is_copy(r, route));
-            let before = shadows
-                .iter()
-                .filter(|s: &&Shadow| s.copy.same_slot_but_metric(route));
-            let floor = before.map(|s| s.copy.metric).chain(floor).max();
             let copy = standing
                 .cloned()
                 .unwrap_or_else(|| behind(route, floor.unwrap_or(0), &taken));
@@ -173,6 +160,20 @@ impl<'a> Planner<'a> {
             });
         }
         shadows
+    }
+
+    /// The metric that a route must stand behind until the flip; none where it
+    /// can have its own place at once. It must not overtake the other's, nor
+    /// the copy that a change which was cut short has left the other; nor the
+    /// copy of what shall stand before it.
+    fn floor(&self, route: &Route, shadows: &[Shadow]) -> Option<u32> {
+        let others = self.live.routes.iter().filter(|r| {
+            let overtaken = r.metric <= route.metric || is_copy(&r.renamed(self.other, self.holder), route);
+            r.same_slot_but_metric(route) && r.uses(self.other) && overtaken
+        });
+        let copies = shadows.iter().map(|s| &s.copy);
+        let before = copies.filter(|copy| copy.same_slot_but_metric(route));
+        others.chain(before).map(|r| r.metric).max()
     }
 
     /// Whether the kernel makes the route with an address that the holder
