@@ -34,6 +34,7 @@ pub fn plan(live: &HostState, target: &Target) -> Plan {
     plan.push(Stage::Flip, planner.flip());
     plan.push_groups(Stage::Settle, planner.final_addresses());
     plan.push(Stage::Settle, planner.final_routes(&shadows));
+    plan.push_groups(Stage::Settle, planner.final_ends());
     plan.push(Stage::Settle, planner.strays(&shadows));
     plan.push(Stage::Settle, planner.final_sysctls());
     plan.push(Stage::Tidy, planner.remove_bridge());
@@ -141,7 +142,7 @@ impl<'a> Planner<'a> {
             .iter()
             .filter(|r| r.family() == Family::V6)
         {
-            if self.have.routes.iter().any(|r| r.same(route)) {
+            if self.have.routes.iter().any(|r| same_but_end(r, route)) {
                 continue;
             }
             let floor = self.floor(route, &shadows);
@@ -324,6 +325,15 @@ fn is_copy(copy: &Route, route: &Route) -> bool {
         ..copy.clone()
     };
     copy.metric > route.metric && at_its_place().same(route)
+}
+
+/// Whether both are the same route, whether they have an end or not.
+fn same_but_end(one: &Route, other: &Route) -> bool {
+    let endless = |route: &Route| Route {
+        expires: None,
+        ..route.clone()
+    };
+    endless(one) == endless(other)
 }
 
 /// Whether a route goes by a gateway.

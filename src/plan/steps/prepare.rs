@@ -9,7 +9,7 @@ use crate::model::{Address, Family, IfName, Link, Neighbour, Route, neighbour};
 
 use super::{
     ADDR_GEN_MODE, ADDR_GEN_NONE, Holder, MTU_V6, Op, Planner, RP_FILTER, RP_LOOSE, RP_STRICT, Shadow,
-    by_gateway, passing_form, prefix_routes,
+    by_gateway, passing_form, prefix_routes, same_but_end,
 };
 
 impl Planner<'_> {
@@ -175,7 +175,7 @@ impl Planner<'_> {
             match shadows.iter().find(|s| std::ptr::eq(s.route, route)) {
                 Some(shadow) if shadow.must_add => routes.push(shadow.copy.clone()),
                 Some(_) => {}
-                None if self.have.routes.iter().any(|r| r.same(route)) => {}
+                None if self.have.routes.iter().any(|r| same_but_end(r, route)) => {}
                 None => routes.push(route.clone()),
             }
         }

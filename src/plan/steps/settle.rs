@@ -5,7 +5,7 @@ use crate::model::{Address, Family, Neighbour, Route};
 
 use super::{
     ADDR_GEN_MODE, ADDR_GEN_NONE, Holder, Op, Planner, Shadow, by_gateway, is_copy, is_prefix_route,
-    passing_form,
+    passing_form, same_but_end,
 };
 
 impl Planner<'_> {
@@ -55,6 +55,23 @@ impl Planner<'_> {
         routes.into_iter().map(Op::AppendRoute).collect()
     }
 
+    /// Routes that must get an end, or lose it. The kernel gives none to one
+    /// that has none (`fib6_add_rt2node()`), and each permanent address takes
+    /// away that of its prefix route: such a route is made anew, at once.
+    pub(super) fn final_ends(&self) -> Vec<Vec<Op>> {
+        let other_end = |wanted: &Route| {
+            let mut have = self.have.routes.iter();
+            // A router's are the kernel's affair.
+            let other = |r: &&Route| same_but_end(r, wanted) && !r.same(wanted) && r.protocol != protocol::RA;
+            let old = have.find(other)?;
+            Some(vec![
+                Op::DeleteRoute(old.clone()),
+                Op::AppendRoute(wanted.clone()),
+            ])
+        };
+        self.target.network.routes.iter().filter_map(other_end).collect()
+    }
+
     /// What the holder has too much, and rules that name the other.
     pub(super) fn strays(&self, shadows: &[Shadow]) -> Vec<Op> {
         let network = &self.target.network;
@@ -100,7 +117,7 @@ impl Planner<'_> {
     /// Whether a route of the holder's is not of the target.
     fn is_stray(&self, route: &Route, shadows: &[Shadow]) -> bool {
         let network = &self.target.network;
-        if network.routes.iter().any(|r| r.same(route)) {
+        if network.routes.iter().any(|r| same_but_end(r, route)) {
             return false;
         }
         if route.protocol == protocol::RA {
