@@ -98,12 +98,7 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
     }
     if record.end.is_none() {
         // The log has it as well.
-        let _ = store.note(&Rollback {
-            bridge: record.bridge.name.clone(),
-            uplink: record.uplink.name.clone(),
-            time: clock::now(),
-            reason: reason.to_owned(),
-        });
+        let _ = store.note(&Rollback::of(record, reason));
     }
     store.remove(&record.bridge.name).map_err(RecoverError::Record)
 }

@@ -11,6 +11,7 @@ use crate::model::IfName;
 use crate::plan::Record;
 use crate::plan::record::{OLDEST, VERSION};
 
+use super::clock;
 use super::lock::make_directory;
 
 /// The largest record that is read, in bytes: a full routing table has less.
@@ -39,6 +40,18 @@ pub struct Rollback {
     pub time: u64,
     /// Why, in a sentence.
     pub reason: String,
+}
+
+impl Rollback {
+    /// The change of a record, taken back now.
+    pub fn of(record: &Record, reason: &str) -> Self {
+        Self {
+            bridge: record.bridge.name.clone(),
+            uplink: record.uplink.name.clone(),
+            time: clock::now(),
+            reason: reason.to_owned(),
+        }
+    }
 }
 
 /// What a record's file says.

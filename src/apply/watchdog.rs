@@ -102,9 +102,27 @@ impl Watchdog {
         self.process
     }
 
+    /// Waits until it has ended by itself; leaves it at its work where it does
+    /// not.
+    pub fn await_end(mut self) {
+        if self.held.has_ended(END_PATIENCE) {
+            if let Some(child) = &mut self.child {
+                let _ = child.wait();
+            }
+        }
+        self.leave();
+    }
+
     /// Leaves it at its work: the caller may end.
     pub fn leave(self) {
         std::mem::forget(self);
+    }
+}
+
+/// Waits a little for the end of a watchdog that another process started.
+pub fn await_end_of(process: &Process) {
+    if let Ok(held) = process.hold() {
+        held.has_ended(END_PATIENCE);
     }
 }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::apply::lock::{self, Lock, LockError};
 use crate::apply::migrate::{self, HeldSignals, MigrateError};
+use crate::apply::namespace;
 use crate::apply::recover::{self, RecoverError};
 use crate::apply::store::{Entry, Rollback, Store};
 use crate::apply::watchdog::Watchdog;
-use crate::apply::{clock, namespace};
 use crate::model::IfName;
 use crate::plan::{Holder, Plan, Record, Refusal, Stage, Target};
 use crate::sys::syslog::Severity;
@@ -223,7 +223,8 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
         Ok(()) => {
             let written = match back.holder {
                 Holder::Uplink => {
-                    remember(record, place, &cause.to_string());
+                    // For `status`; the log has it as well.
+                    let _ = place.store.note(&Rollback::of(record, &cause.to_string()));
                     place.store.remove(bridge)
                 }
                 Holder::Bridge => place.save(record),
@@ -249,16 +250,6 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
     };
     log(Severity::Error, &format!("{bridge}: {}", error.sentences().0));
     error
-}
-
-/// Lets `status` tell of a change that was taken back. The log has it as well.
-fn remember(record: &Record, place: &Place, reason: &str) {
-    let _ = place.store.note(&Rollback {
-        bridge: record.bridge.name.clone(),
-        uplink: record.uplink.name.clone(),
-        time: clock::now(),
-        reason: reason.to_owned(),
-    });
 }
 
 /// What to do about a failure that left nothing behind.

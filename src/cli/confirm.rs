@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::apply::clock;
 use crate::apply::recover::{is_due, milliseconds_left};
 use crate::apply::watch::Watch;
+use crate::apply::watchdog::await_end_of;
 use crate::plan::Record;
 use crate::plan::record::Progress;
 use crate::sys::syslog::Severity;
@@ -82,6 +83,8 @@ fn keep(place: &Place, record: &Record, args: &Args) -> Result<(), Error> {
         ),
     })?;
     log(Severity::Notice, &format!("{name} is confirmed"));
+    // It sees that the record says so, and nothing of vmbr stays running.
+    record.watchdog.iter().for_each(await_end_of);
     if args.json {
         print_json(&json!({"bridge": name, "confirmed": true}));
     } else {

@@ -26,12 +26,12 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
     if !down.dry_run {
         place.refresh(args)?;
         let recovered = place.recover(args)?;
-        if down
-            .bridge
-            .as_ref()
-            .is_some_and(|bridge| recovered.contains(bridge))
-        {
-            already(down, args);
+        let done = match &down.bridge {
+            Some(name) => recovered.iter().find(|bridge| *bridge == name),
+            None => recovered.first().filter(|_| place.entries.is_empty()),
+        };
+        if let Some(name) = done {
+            gone(name, args);
             return Ok(());
         }
     }
@@ -87,6 +87,17 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+/// Says that leading an interrupted change back has done what was asked.
+fn gone(bridge: &IfName, args: &Args) {
+    if args.json {
+        print_json(&json!({"bridge": bridge, "uplink": null, "plan": [], "warnings": []}));
+    } else {
+        print(&format!(
+            "{bridge} is gone: the change that did not end was led back"
+        ));
+    }
 }
 
 fn already(down: &Down, args: &Args) {

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::apply::migrate::{HeldSignals, MigrateError};
 use crate::apply::recover::milliseconds_left;
+use crate::apply::watchdog::Watchdog;
 use crate::apply::{clock, lock};
 use crate::model::{HostState, IfName};
 use crate::netlink::dump;
@@ -81,10 +82,12 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
         ..record
     };
     let verification = Verification::before(&live, &uplink, &up.bridge, up.no_verify);
-    let record = carry_out(record, &place, &verification, up.confirm, args)?;
+    let (record, watchdog) = carry_out(record, &place, &verification, up.confirm, args)?;
     drop(lock);
-    if record.progress == Progress::AwaitingConfirm {
-        confirm::wait(&place, &record)?;
+    if let Some(watchdog) = watchdog {
+        let confirmed = confirm::wait(&place, &record);
+        watchdog.await_end();
+        confirmed?;
     }
     if args.json {
         print_json(&document(&record, &planned, &warnings));
@@ -226,7 +229,7 @@ fn carry_out(
     verification: &Verification,
     confirm: Option<u32>,
     args: &Args,
-) -> Result<Record, Error> {
+) -> Result<(Record, Option<Watchdog>), Error> {
     let _held = HeldSignals::hold();
     let (watchdog, record) = place.begin(record)?;
     let reached = change::reach(
@@ -245,9 +248,6 @@ fn carry_out(
         }
         return Err(error);
     }
-    if ended.progress == Progress::AwaitingConfirm {
-        watchdog.leave();
-    }
     // What it tells of is over.
     let _ = place.store.forget_note(&ended.bridge.name);
     log(
@@ -257,7 +257,8 @@ fn carry_out(
             ended.bridge.name, ended.uplink.name
         ),
     );
-    Ok(ended)
+    let awaits = ended.progress == Progress::AwaitingConfirm;
+    Ok((ended, awaits.then_some(watchdog)))
 }
 
 /// The record of a change that has reached its target.

@@ -8,10 +8,8 @@ use crate::report::{Key, Report};
 /// Times each way up and down, the contestants in turn.
 pub fn measure(programs: &Programs, runs: usize, report: &mut Report) -> Outcome<()> {
     for _ in 0..runs {
-        for migration in migrations(programs) {
-            if migration == Migration::Control {
-                continue;
-            }
+        let contestants = migrations(programs).into_iter().chain([Migration::Unasked]);
+        for migration in contestants.filter(|migration| *migration != Migration::Control) {
             let lab = Lab::new(programs, migration)?;
             let mut add = |metric, began: Instant| {
                 let contestant = migration.name();

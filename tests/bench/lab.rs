@@ -45,6 +45,8 @@ pub enum Migration {
     Script,
     /// `vmbr up`, `vmbr down`
     Vmbr,
+    /// The same, without the time that the gateways take to answer.
+    Unasked,
     /// manager.sh: `nmcli con up`
     Manager,
 }
@@ -56,6 +58,7 @@ impl Migration {
             Migration::Control => "control",
             Migration::Script => "ip script",
             Migration::Vmbr => "vmbr",
+            Migration::Unasked => "vmbr --no-verify",
             Migration::Manager => "NetworkManager",
         }
     }
@@ -88,6 +91,7 @@ impl<'a> Lab<'a> {
             Migration::Control => thread::sleep(Duration::from_millis(300)),
             Migration::Script => self.script("up")?,
             Migration::Vmbr => self.vmbr(&["up", "eth0", "--bridge", "br0"])?,
+            Migration::Unasked => self.vmbr(&["up", "eth0", "--bridge", "br0", "--no-verify"])?,
             Migration::Manager => self.manager("up")?,
         }
         self.expect_bridge(self.migration != Migration::Control)
@@ -99,6 +103,7 @@ impl<'a> Lab<'a> {
             Migration::Control => thread::sleep(Duration::from_millis(300)),
             Migration::Script => self.script("down")?,
             Migration::Vmbr => self.vmbr(&["down", "br0"])?,
+            Migration::Unasked => self.vmbr(&["down", "br0", "--no-verify"])?,
             Migration::Manager => self.manager("down")?,
         }
         self.expect_bridge(false)
