@@ -19,7 +19,7 @@ use model::{Kernel, world};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
-use vmbr::model::{Family, IfName};
+use vmbr::model::{Family, Hop, IfName};
 use vmbr::plan::{Op, Record, plan};
 
 /// The devices that are compared.
@@ -79,6 +79,10 @@ impl Drop for Shell {
 fn modelled(kernel: &Kernel) -> Vec<String> {
     let state = kernel.state();
     let mut all: Vec<String> = Vec::new();
+    for rule in &state.rules {
+        let iif = rule.iif.as_ref().unwrap();
+        all.push(format!("rule {} iif {iif} {}", rule.priority, rule.header.table));
+    }
     for dev in DEVICES {
         let dev: IfName = dev.parse().unwrap();
         let Some(link) = state.link(&dev) else {
@@ -92,11 +96,17 @@ fn modelled(kernel: &Kernel) -> Vec<String> {
         ));
         for a in state.addresses_of(&dev) {
             let secondary = a.family() == Family::V4 && a.flags & 1 != 0;
-            all.push(format!("{a} {secondary} {}", a.has_prefix_route()));
+            let label = if a.family() == Family::V4 {
+                a.label.text(&dev)
+            } else {
+                String::new()
+            };
+            all.push(format!("{a} {label} {secondary} {}", a.has_prefix_route()));
         }
         let mut routes: Vec<String> = Vec::new();
         for r in state.routes.iter().filter(|r| r.uses(&dev)) {
-            let via = r.hops[0].via.map(|v| v.to_string()).unwrap_or_default();
+            let via = |hop: &Hop| hop.via.map(|v| v.to_string()).unwrap_or_default();
+            let via = r.hops.iter().map(via).collect::<Vec<_>>().join(" ");
             let source = r.prefsrc.map(|v| v.to_string()).unwrap_or_default();
             routes.push(format!(
                 "{} table {} via {via} src {source} metric {} {}",
@@ -108,6 +118,10 @@ fn modelled(kernel: &Kernel) -> Vec<String> {
         }
         routes.sort();
         all.extend(routes);
+        let own = state.neighbours.iter().filter(|n| n.dev == dev);
+        let mut own: Vec<String> = own.map(|n| format!("neighbour {}", n.address)).collect();
+        own.sort();
+        all.extend(own);
     }
     all
 }
@@ -124,7 +138,8 @@ fn address_text(a: &Value) -> String {
         peer => format!(" peer {peer}"),
     };
     let (secondary, bare) = (v4 && a["secondary"] == true, a["noprefixroute"] == true);
-    format!("{local}{peer}/{} {secondary} {}", a["prefixlen"], !bare)
+    let label = text(a, "label");
+    format!("{local}{peer}/{} {label} {secondary} {}", a["prefixlen"], !bare)
 }
 
 fn real(shell: &mut Shell) -> Vec<String> {
@@ -136,6 +151,15 @@ fn real(shell: &mut Shell) -> Vec<String> {
         routes.extend(list.into_iter().filter(|r| text(r, "type").is_empty()));
     }
     let mut all = Vec::new();
+    for family in ["-4", "-6"] {
+        let rules = shell.json(&format!("ip -j {family} rule show"));
+        let named = rules.iter().filter(|rule| !rule["iif"].is_null());
+        all.extend(named.map(|rule| {
+            let (iif, table) = (text(rule, "iif"), text(rule, "table"));
+            format!("rule {} iif {iif} {table}", rule["priority"])
+        }));
+    }
+    let neighbours = shell.json("ip -j neigh show nud permanent");
     for dev in DEVICES {
         let Some(link) = links.iter().find(|link| link["ifname"] == dev) else {
             continue;
@@ -144,10 +168,19 @@ fn real(shell: &mut Shell) -> Vec<String> {
         all.push(format!("{dev} up {up} master {}", text(link, "master")));
         all.extend(link["addr_info"].as_array().unwrap().iter().map(address_text));
         let mut own = Vec::new();
-        for r in routes.iter().filter(|r| r["dev"] == dev) {
+        let hops = |r: &Value| r["nexthops"].as_array().cloned().unwrap_or(vec![r.clone()]);
+        for r in routes
+            .iter()
+            .filter(|r| hops(r).iter().any(|hop| hop["dev"] == dev))
+        {
             let metric = r["metric"].as_u64().unwrap_or(0);
             let expires = !r["expires"].is_null();
-            let (dst, via, source) = (text(r, "dst"), text(r, "gateway"), text(r, "prefsrc"));
+            let (dst, source) = (text(r, "dst"), text(r, "prefsrc"));
+            let via: Vec<String> = hops(r)
+                .iter()
+                .map(|hop| text(hop, "gateway").to_owned())
+                .collect();
+            let via = via.join(" ");
             let table = match text(r, "table") {
                 "" | "main" => "254",
                 other => other,
@@ -156,6 +189,10 @@ fn real(shell: &mut Shell) -> Vec<String> {
                 "{dst} table {table} via {via} src {source} metric {metric} {expires}"
             ));
         }
+        own.sort();
+        all.extend(own);
+        let own = neighbours.iter().filter(|n| n["dev"] == dev);
+        let mut own: Vec<String> = own.map(|n| format!("neighbour {}", text(n, "dst"))).collect();
         own.sort();
         all.extend(own);
     }

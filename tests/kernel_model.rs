@@ -17,7 +17,8 @@ use std::net::IpAddr;
 
 use model::{Kernel, world};
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
-use vmbr::model::{Family, Link, Neighbour, Route};
+use vmbr::model::route::table;
+use vmbr::model::{Family, Label, Link, Neighbour, Route};
 use vmbr::plan::{Op, Plan, Record, Stage, Step, Target, plan, verify};
 
 /// As many as `apply::migrate` makes.
@@ -234,6 +235,48 @@ fn a_prefix_route_that_shows_is_found() {
         let settled = host.state().routes.iter().any(|r| r.family() == Family::V6);
         assert_eq!(way.is_err(), !settled, "{way:?}");
     }
+}
+
+/// What a plan could do wrong is there to be done wrong.
+#[test]
+fn the_random_hosts_have_everything() {
+    let seen = std::cell::RefCell::new(BTreeSet::new());
+    on_random_hosts(|host| {
+        let state = host.state();
+        let eth0 = "eth0".parse().unwrap();
+        let addresses = state.addresses_of(&eth0);
+        let routes = || state.routes.iter().filter(|r| r.uses(&eth0));
+        for (what, has) in [
+            (
+                "a secondary",
+                addresses.iter().any(|a| a.local.is_ipv4() && a.flags & 1 != 0),
+            ),
+            ("a peer", addresses.iter().any(|a| a.peer.is_some())),
+            ("a label", addresses.iter().any(|a| a.label != Label::Device)),
+            ("an end", addresses.iter().any(|a| !a.is_permanent())),
+            ("no prefix route", addresses.iter().any(|a| !a.has_prefix_route())),
+            ("several hops", routes().any(|r| r.hops.len() > 1)),
+            ("a gateway on no prefix", routes().any(|r| r.hops[0].onlink)),
+            ("another table", routes().any(|r| r.table != table::MAIN)),
+            ("a rule", !state.rules.is_empty()),
+            ("a neighbour", !state.neighbours.is_empty()),
+            ("another NIC's route", state.routes.iter().any(|r| !r.uses(&eth0))),
+            ("an uplink that is down", !state.link(&eth0).unwrap().up),
+            ("a gateway of IPv4", host.gateway(Family::V4).is_some()),
+            ("a gateway of IPv6", host.gateway(Family::V6).is_some()),
+        ] {
+            let list = &mut *seen.borrow_mut();
+            list.insert((what, has));
+        }
+        Ok(())
+    })
+    .unwrap();
+    let seen = seen.into_inner();
+    let without: Vec<_> = seen
+        .iter()
+        .filter(|(what, has)| !has && !seen.contains(&(*what, true)))
+        .collect();
+    assert!(without.is_empty(), "no host has {without:?}");
 }
 
 /// Whether the property finds a fault in what `spoil` makes of each plan.

@@ -3,8 +3,9 @@
 //!
 //! Modelled: primaries and secondaries and their promotion, prefix routes, what
 //! goes with an address and with a device, the order of addresses and routes,
-//! ports. Not modelled: multipath, rules in lookups, duplicate address
-//! detection, the passing of time.
+//! ports, several hops of an IPv4 route. Not modelled: several hops of an IPv6
+//! one, IPv6 peers, rules in lookups (those here are for what is forwarded),
+//! duplicate address detection, the passing of time.
 
 // Each test file compiles its own copy of this module and uses a part of it.
 #![allow(dead_code)]
@@ -215,9 +216,8 @@ impl Kernel {
             let list = self.state.addresses.entry(dev.clone()).or_default();
             list.retain(|a| a.family() == Family::V4);
             self.state.routes.retain(|r| !r.uses(dev));
-            self.state
-                .neighbours
-                .retain(|n| n.dev != *dev || n.is_configured());
+            // Those that were set by hand as well (`neigh_ifdown()`).
+            self.state.neighbours.retain(|n| n.dev != *dev);
         }
         Ok(())
     }
