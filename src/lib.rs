@@ -25,6 +25,8 @@
 //! - `apply`: the lock, the record of what was changed, the executor,
 //!   `migrate`, which plans and acts until the target is reached, and the
 //!   watchdog, which leads an interrupted change back.
+//! - `doctor`: what was read of a host becomes findings, purely; one place
+//!   mends them.
 //! - [`sys`]: the only unsafe: TAP ioctls, descriptor passing, capabilities,
 //!   seccomp, pidfds, packet sockets.
 //! - [`helper`], `cli`: the ways in.
@@ -37,6 +39,8 @@
 pub mod apply;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
+pub mod doctor;
 pub mod helper;
 pub mod model;
 #[cfg(feature = "cli")]

@@ -61,6 +61,8 @@ impl Report {
         let mut qemu = Command::new("qemu-system-x86_64")
             .args("-M q35 -accel tcg -cpu max -smp 1 -m 512 -display none -nodefaults -no-reboot".split(' '))
             .args(["-append", "console=ttyS0 quiet panic=-1"])
+            // It says that it is another's, for doctor.
+            .args(["-smbios", "type=1,manufacturer=VMware"])
             .args("-netdev hubport,id=a,hubid=0 -device e1000e,netdev=a,mac=02:00:00:00:00:71".split(' '))
             .args(
                 "-netdev hubport,id=b,hubid=0 -device virtio-net-pci,netdev=b,mac=02:00:00:00:00:72"
@@ -363,4 +365,24 @@ fn an_e1000e_loses_at_most_one_packet() {
 #[ignore = "boots a virtual machine: four minutes of software emulation; scripts/test --all runs it"]
 fn a_virtio_nic_loses_at_most_one_packet() {
     loses_at_most_one("virtio_net", "virtio_net");
+}
+
+#[test]
+#[ignore = "boots a virtual machine: four minutes of software emulation; scripts/test --all runs it"]
+fn a_hypervisor_that_filters_is_known_by_its_name_and_its_nic() {
+    let word = "accept promiscuous mode";
+    let said = |case, step| report().step(case, step).output.as_str();
+    assert!(
+        said("e1000e", "doctor").contains(word),
+        "{}",
+        said("e1000e", "doctor")
+    );
+    let warning = "behind eth0 (driver e1000e) is VMware";
+    assert!(said("e1000e", "up").contains(warning), "{}", said("e1000e", "up"));
+    // VMware gives its guests no virtio.
+    let virtio = said("virtio_net", "doctor");
+    assert!(
+        !virtio.contains(word) && virtio.contains("vmbr-helper"),
+        "{virtio}"
+    );
 }

@@ -21,6 +21,9 @@ use super::store::{Rollback, Store};
 const TRIES: usize = 4;
 const BETWEEN: Duration = Duration::from_millis(50);
 
+/// The word for a change that nobody is at any more.
+pub const INTERRUPTED: &str = "interrupted";
+
 /// Why the host was not brought back.
 #[derive(Debug)]
 pub enum RecoverError {
@@ -59,6 +62,18 @@ pub fn is_due(record: &Record) -> bool {
 /// Whether nobody would lead an unconfirmed change back.
 pub fn is_unwatched(record: &Record) -> bool {
     record.progress == Progress::AwaitingConfirm && !record.watchdog.is_some_and(|dog| dog.is_alive())
+}
+
+/// The word for how far a change has come; `held` says whether a vmbr other
+/// than the caller is at work, where that is known.
+pub fn state(record: &Record, held: Option<bool>) -> &'static str {
+    let watched = record.watchdog.is_some_and(|watchdog| watchdog.is_alive());
+    match (record.progress, held) {
+        (Progress::Settled, _) => "settled",
+        (Progress::AwaitingConfirm, _) if watched || !is_due(record) => "awaiting-confirm",
+        (_, Some(false)) if !watched => INTERRUPTED,
+        _ => "changing",
+    }
 }
 
 /// Time that is left to confirm, in milliseconds.

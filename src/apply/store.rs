@@ -80,6 +80,11 @@ impl Store {
         }
     }
 
+    /// Where another file of the namespace is.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     /// Where the record of a bridge is.
     pub fn path(&self, bridge: &IfName) -> PathBuf {
         self.directory.join(format!("{bridge}.json"))
@@ -172,12 +177,7 @@ impl Store {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let paths = entries.map(|entry| entry.path());
         let notes = paths.filter(|path| path.extension().is_some_and(|extension| extension == NOTE));
-        let read = |path: PathBuf| {
-            let mut text = Vec::new();
-            let file = open(&path).ok()?;
-            io::Read::read_to_end(&mut io::Read::take(file, LARGEST), &mut text).ok()?;
-            serde_json::from_slice(&text).ok()
-        };
+        let read = |path: PathBuf| serde_json::from_slice(&text(&path).ok()?).ok();
         let mut found: Vec<Rollback> = notes.filter_map(read).collect();
         found.sort_by(|a, b| a.bridge.cmp(&b.bridge));
         found
@@ -210,10 +210,7 @@ impl Store {
     }
 
     fn read(&self, path: &Path, bridge: &IfName) -> Result<Record, String> {
-        let file = open(path)?;
-        let mut text = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(file, LARGEST), &mut text)
-            .map_err(|error| error.to_string())?;
+        let text = text(path)?;
         // The version first: a newer form may have other fields.
         let value: serde_json::Value =
             serde_json::from_slice(&text).map_err(|error| format!("it is damaged: {error}"))?;
@@ -236,6 +233,43 @@ impl Store {
         }
         Ok(record)
     }
+}
+
+/// Reads a file that [`write()`] has put there.
+///
+/// # Errors
+/// In words; a file that is not there is no error and has no text.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        _ => text(path).map(Some),
+    }
+}
+
+fn text(path: &Path) -> Result<Vec<u8>, String> {
+    let mut text = Vec::new();
+    let mut file = io::Read::take(open(path)?, LARGEST);
+    io::Read::read_to_end(&mut file, &mut text).map_err(|error| error.to_string())?;
+    Ok(text)
+}
+
+/// Removes a file that [`write()`] has put there.
+///
+/// # Errors
+/// As of unlink(2); none where there is no file.
+pub fn remove(path: &Path) -> io::Result<()> {
+    gone(fs::remove_file(path))
+}
+
+/// Writes a file so that it is on disk, whole, when this returns.
+///
+/// # Errors
+/// As of [`Store::save`].
+pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    make_directory(directory)?;
+    replace(path, text)?;
+    File::open(directory)?.sync_all()
 }
 
 /// What is not there need not be removed.

@@ -62,6 +62,14 @@ pub enum Command {
     Recover,
     /// Show bridges, their uplink and their guests
     Status(Status),
+    /// Find and explain what cuts guests, or the host, off the network
+    ///
+    /// Looks at bridges and their ports, at the firewall, the kernel's
+    /// settings, the helper and its ACL. Each finding comes with a remedy, as
+    /// a command where one mends it. Works without root, and says what it
+    /// could not look at. Exit status: 0 where nothing was found, 1 where
+    /// something was.
+    Doctor(Doctor),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -150,4 +158,12 @@ pub struct Down {
 pub struct Status {
     /// The bridge; by default every bridge of the host
     pub bridge: Option<IfName>,
+}
+
+/// Arguments of `vmbr doctor`.
+#[derive(Debug, clap::Args)]
+pub struct Doctor {
+    /// Mend what can be mended; 'vmbr down' undoes it
+    #[arg(long)]
+    pub fix: bool,
 }

@@ -12,6 +12,7 @@ use crate::sys::syslog::Severity;
 
 use super::args::{Args, Down};
 use super::change::{self, Place};
+use super::doctor;
 use super::outcome::{Error, log, print, print_json, say};
 use super::require_privilege;
 use super::verification::Verification;
@@ -31,12 +32,16 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
             None => recovered.first().filter(|_| place.entries.is_empty()),
         };
         if let Some(name) = done {
+            doctor::undo(&place, Some(name));
             gone(name, args);
             return Ok(());
         }
     }
     let mut live = dump::network().map_err(|error| Error::unreadable(&error))?;
     let Some(record) = find(&place, &live, down.bridge.as_ref())? else {
+        if !down.dry_run {
+            doctor::undo(&place, down.bridge.as_ref());
+        }
         already(down, args);
         return Ok(());
     };
@@ -78,6 +83,7 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
         ..record.clone()
     };
     carry_out(&record, changing, &place, &target, &adjust, &verification, args)?;
+    doctor::undo(&place, Some(&record.bridge.name));
     if args.json {
         print_json(&document());
     } else {

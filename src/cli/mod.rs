@@ -4,6 +4,7 @@
 pub mod args;
 mod change;
 mod confirm;
+mod doctor;
 mod down;
 mod generate;
 pub mod outcome;
@@ -35,6 +36,8 @@ pub fn main() -> ExitCode {
         Command::Confirm(confirm) => confirm::run(confirm, &args),
         Command::Recover => recover::run(&args),
         Command::Status(status) => status::run(status, &args),
+        // Findings are no failure, and yet a status.
+        Command::Doctor(doctor) => return doctor::run(doctor, &args).unwrap_or_else(|e| e.tell(args.json)),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { dir } => generate::man(dir.as_deref()),
         Command::Watchdog(duty) => watchdog::run(duty, &args),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::apply::lock;
-use crate::apply::recover::{is_due, milliseconds_left};
+use crate::apply::recover::{self, milliseconds_left};
 use crate::model::link::Traffic;
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::dump::{self, Learned};
@@ -226,7 +226,7 @@ fn bridge(live: &HostState, link: &Link, behind: &HashMap<&IfName, Vec<MacAddr6>
         mtu: link.mtu,
         addresses: live.addresses_of(name).iter().map(ToString::to_string).collect(),
         gateways: refuse::gateways(live, name),
-        state: record.map_or("settled", |record| progress_word(record, place)),
+        state: record.map_or("settled", |r| recover::state(r, lock::is_held(&place.identity))),
         confirm_seconds_left: record
             .filter(|record| record.progress == Progress::AwaitingConfirm)
             .map(|record| milliseconds_left(record).div_ceil(1000)),
@@ -245,21 +245,10 @@ fn uplink(ports: &[&Link], record: Option<&Record>) -> Option<IfName> {
             .find(|port| port.name == record.uplink.name)
             .map(|port| port.name.clone());
     }
-    let leads_out = |port: &&&Link| port.kind.is_none() || port.is_kind("bond") || port.is_kind("vlan");
-    let mut nics = ports.iter().filter(leads_out);
+    let mut nics = ports.iter().filter(|port| port.leads_out());
     match (nics.next(), nics.next()) {
         (Some(nic), None) => Some(nic.name.clone()),
         _ => None,
-    }
-}
-
-fn progress_word(record: &Record, place: &Place) -> &'static str {
-    let watched = record.watchdog.is_some_and(|watchdog| watchdog.is_alive());
-    match (record.progress, lock::is_held(&place.identity)) {
-        (Progress::Settled, _) => "settled",
-        (Progress::AwaitingConfirm, _) if watched || !is_due(record) => "awaiting-confirm",
-        (_, Some(false)) if !watched => "interrupted",
-        _ => "changing",
     }
 }
 

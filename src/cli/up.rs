@@ -1,13 +1,12 @@
 //! `vmbr up`.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::json;
 
 use crate::apply::migrate::{HeldSignals, MigrateError};
 use crate::apply::recover::milliseconds_left;
 use crate::apply::watchdog::Watchdog;
 use crate::apply::{clock, lock};
+use crate::doctor::{self, gather};
 use crate::model::{HostState, IfName};
 use crate::netlink::dump;
 use crate::plan::record::Progress;
@@ -56,7 +55,8 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     let mut refusals = refuse::up(&live, &uplink, &up.bridge);
     refusals.extend(place.unusable(Some(&up.bridge)));
     name_owners(&mut refusals, &live, &uplink);
-    let warnings = refuse::warnings(&live, &uplink);
+    let mut warnings = refuse::warnings(&live, &uplink);
+    warnings.extend(doctor::before_up(&live, &uplink, &up.bridge));
     let record = Record::of(&live, &uplink, &up.bridge, &place.identity, clock::now());
     let Some(record) = record.filter(|_| refusals.is_empty()) else {
         if up.dry_run && !args.json {
@@ -291,25 +291,6 @@ fn words(stage: Stage) -> &'static str {
     }
 }
 
-/// The helper that belongs to this program, where it can be found.
-fn helper_path() -> PathBuf {
-    let beside = |program: PathBuf| {
-        let bin = program.parent()?.to_owned();
-        [bin.join("../libexec/vmbr-helper"), bin.join("vmbr-helper")]
-            .into_iter()
-            .find(|path| path.is_file())
-    };
-    let installed = || {
-        Path::new("/usr/libexec/vmbr-helper")
-            .is_file()
-            .then(|| "/usr/libexec/vmbr-helper".into())
-    };
-    let found = std::env::current_exe().ok().and_then(beside).or_else(installed);
-    found
-        .and_then(|path| path.canonicalize().ok())
-        .unwrap_or_else(|| "/usr/local/libexec/vmbr-helper".into())
-}
-
 fn what_next(record: &Record) {
     let bridge = &record.bridge.name;
     let user = std::env::var("SUDO_USER").ok().filter(|user| user != "root");
@@ -324,6 +305,6 @@ fn what_next(record: &Record) {
          A guest joins with\n  \
          qemu-system-x86_64 ... -netdev tap,id=n0,br={bridge},helper={} -device virtio-net-pci,netdev=n0",
         record.uplink.name,
-        helper_path().display(),
+        gather::helper_path().display(),
     ));
 }

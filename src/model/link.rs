@@ -117,6 +117,12 @@ impl Link {
             || (self.hardware != libc::ARPHRD_ETHER && self.hardware != libc::ARPHRD_LOOPBACK)
     }
 
+    /// Whether a bridge's port of this sort leads out of the host: a NIC, or
+    /// what is made of NICs.
+    pub fn leads_out(&self) -> bool {
+        self.kind.is_none() || self.is_kind("bond") || self.is_kind("vlan")
+    }
+
     /// Whether the device is a loopback.
     pub fn is_loopback(&self) -> bool {
         self.hardware == libc::ARPHRD_LOOPBACK

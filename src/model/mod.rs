@@ -10,6 +10,8 @@ pub use ifname::IfName;
 #[cfg(feature = "cli")]
 pub mod address;
 #[cfg(feature = "cli")]
+pub mod bridge;
+#[cfg(feature = "cli")]
 pub mod host;
 #[cfg(feature = "cli")]
 pub mod link;

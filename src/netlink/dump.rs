@@ -1,6 +1,6 @@
 //! The kernel's network as a value.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::pin::pin;
 
@@ -12,9 +12,11 @@ use rtnetlink::{Handle, IpVersion, NeighbourGetRequest};
 
 use macaddr::MacAddr6;
 
+use crate::model::bridge::Options;
 use crate::model::route::table;
 use crate::model::{HostState, IfName, Link};
 
+use super::bridges;
 use super::read::{self, Names};
 use super::sysctl;
 
@@ -106,6 +108,18 @@ pub fn picture() -> io::Result<(HostState, Vec<Learned>)> {
         let messages = collect("bridges' tables", request.execute()).await?;
         let learned = messages.iter().filter_map(|m| read::learned(m, &names));
         Ok((state, learned.collect()))
+    })
+}
+
+/// The options of every bridge.
+///
+/// # Errors
+/// As of [`snapshot`].
+pub fn bridge_options() -> io::Result<BTreeMap<IfName, Options>> {
+    with_handle(async |handle| {
+        let messages = collect("bridges", handle.link().get().execute()).await?;
+        let options = |m| Some((read::link_name(m)?, bridges::options(m)?));
+        Ok(messages.iter().filter_map(options).collect())
     })
 }
 

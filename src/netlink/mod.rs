@@ -7,9 +7,11 @@
 //! - [`mod@read`] and [`mod@write`]: the model from messages and messages from the
 //!   model.
 //! - [`sysctl`]: the settings under /proc/sys/net.
+//! - [`bridges`]: the options of bridges.
 //! - [`ports`]: many TAPs at once.
 #![forbid(unsafe_code)]
 
+pub mod bridges;
 pub mod dump;
 pub mod ports;
 pub mod read;

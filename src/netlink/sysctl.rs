@@ -46,6 +46,12 @@ fn path(device: &str, key: &str) -> PathBuf {
     [ROOT, directory, device, leaf].iter().collect()
 }
 
+/// Reads one setting; none where there is no such device or setting.
+pub fn read(device: &str, key: &str) -> Option<String> {
+    let text = fs::read_to_string(path(device, key)).ok()?;
+    Some(text.trim_end().to_owned())
+}
+
 /// Writes one setting.
 ///
 /// # Errors

@@ -45,7 +45,7 @@ use crate::model::{Address, Family, Hop, IfName, Prefix, Route};
 
 /// Whether the kernel makes `route` by itself as the prefix route of
 /// `address` (`fib_add_ifaddr()`, `addrconf_prefix_route()`).
-fn is_prefix_route(route: &Route, address: &Address) -> bool {
+pub(crate) fn is_prefix_route(route: &Route, address: &Address) -> bool {
     let common = route.protocol == protocol::KERNEL
         && route.kind == kind::UNICAST
         && route.table == table::MAIN

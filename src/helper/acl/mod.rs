@@ -222,17 +222,31 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Reads an included file. A relative path starts at the file that names
-    /// it; QEMU starts at the caller's directory, where the caller can put
-    /// what he likes.
+    /// Reads an included file.
     fn include(&mut self, by: &Path, path: &Path, place: Place, if_readable: bool) -> Result<(), Denial> {
-        let file = by.parent().unwrap_or(Path::new("/")).join(path);
+        let file = included(by, path);
         match open(&file) {
             Err(Trouble::Io(e)) if if_readable && e.raw_os_error() == Some(libc::EACCES) => Ok(()),
             Err(trouble) => Err(Denial::Unusable(file, trouble, Some(place))),
             Ok(opened) => self.read(&file, opened, Some(&place)),
         }
     }
+}
+
+/// Where a path leads that the file `by` includes. A relative one starts at
+/// that file; QEMU starts at the caller's directory, where the caller can put
+/// what he likes.
+pub fn included(by: &Path, path: &Path) -> PathBuf {
+    by.parent().unwrap_or(Path::new("/")).join(path)
+}
+
+/// Reads one file that may be obeyed, and nothing that it includes.
+///
+/// # Errors
+/// [`Trouble`]: it may not be obeyed, or cannot be read.
+pub fn read_file(file: &Path) -> Result<(Vec<u8>, Metadata), Trouble> {
+    let Opened(content, about) = open(file)?;
+    Ok((read_text(content, &about)?, about))
 }
 
 /// Opens a file and looks whether it may be obeyed.
