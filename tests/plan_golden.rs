@@ -227,7 +227,7 @@ fn stages_come_in_their_order() {
             "{name}: an empty step"
         );
         assert!(
-            plan.steps.iter().filter(|s| s.is_atomic()).count() <= 1,
+            plan.steps.iter().filter(|s| s.stage == Stage::Flip).count() <= 1,
             "{name}: a flip in two parts"
         );
     }

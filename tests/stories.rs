@@ -13,6 +13,8 @@ mod common;
 mod host;
 #[path = "common/router.rs"]
 mod router;
+#[path = "common/story.rs"]
+mod story;
 #[path = "common/talk.rs"]
 mod talk;
 #[path = "common/udev.rs"]
@@ -22,45 +24,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use common::{Ended, Namespace, VethEnd, run, veth_pair, wait_until};
+use common::{Namespace, VethEnd, run, veth_pair, wait_until};
 use host::{Host, MAC, ping, script_in};
 use router::Router;
+use story::{SILENCE, STATIC, down, tutorial, up};
 use talk::{Server, Talk};
 use udev::Udev;
 
-const STATIC: &str = "
-    ip link set eth0 up
-    ip addr add 192.0.2.21/24 brd + dev eth0
-    ip addr add 2001:db8::21/64 dev eth0
-    ip route add default via 192.0.2.1 metric 100
-    ip -6 route add default via 2001:db8::1 metric 100";
-
-/// How long silence lasts before it is no hiccup: several of TCP's timeouts.
-const SILENCE: Duration = Duration::from_secs(4);
 /// A router speaks every 3 to 4 seconds.
 const THREE_ADVERTISEMENTS: Duration = Duration::from_secs(12);
-
-/// What tutorials tell one to type, word for word.
-fn tutorial(host: &Host) {
-    host.sh("ip link add br0 type bridge
-         ip link set eth0 master br0
-         ip addr flush dev eth0
-         ip addr add 192.0.2.21/24 dev br0
-         ip link set br0 up
-         ip route add default via 192.0.2.1 dev br0");
-}
-
-fn up(host: &Host) {
-    assert_ok(&host.vmbr(&["up", "eth0"]));
-}
-
-fn down(host: &Host) {
-    assert_ok(&host.vmbr(&["down"]));
-}
-
-fn assert_ok(ended: &Ended) {
-    assert_eq!(ended.code(), 0, "{ended:?}");
-}
 
 fn mac_of(host: &Host, device: &str) -> String {
     let link = host.ns.link(device).unwrap();
@@ -358,4 +330,60 @@ fn incus_os_1213_neighbours_are_found_without_a_querier() {
         guest_is_found_after_the_querier(&host),
         "the LAN no longer finds the guest"
     );
+}
+
+/// The interfaces that cloud-init takes for the machine's own, by MAC, and its
+/// end where two have the same (`get_interfaces_by_mac_on_linux()` and
+/// `get_interfaces()`, cloudinit/net/__init__.py). It leaves out bridges, bonds
+/// and VLANs by what sysfs says of them, and ports of anything else.
+fn cloud_init_sees(host: &Host) -> Result<String, String> {
+    let ended = run(host.ns.command("sh").args([
+        "-ec",
+        r#"cd /sys/class/net
+        for i in *; do
+            [ ! -d $i/bridge ] && [ ! -d $i/bonding ] || continue
+            ! grep -q DEVTYPE=vlan $i/uevent || continue
+            [ ! -e $i/master ] || [ -d $i/master/bridge ] || [ -d $i/master/bonding ] || continue
+            [ $i != lo ] || continue
+            echo "$(cat $i/address) $i"
+        done"#,
+    ]));
+    let seen = ended.ok();
+    let macs: Vec<&str> = seen.lines().map(|line| line.split_once(' ').unwrap().0).collect();
+    let twice = macs
+        .iter()
+        .enumerate()
+        .find(|(place, mac)| macs[..*place].contains(mac));
+    match twice {
+        Some((_, mac)) => Err(format!("duplicate mac found! {mac} in\n{seen}")),
+        None => Ok(seen),
+    }
+}
+
+/// cloud-init #5810: the bridge has its NIC's MAC and is none that the kernel
+/// knows as one (there Open vSwitch's), and cloud-init ends the boot with
+/// "duplicate mac found".
+#[test]
+fn cloud_init_5810_the_macs_owner_is_the_nic() {
+    let host = Host::new("twins-script", STATIC);
+    // What Open vSwitch's datapath in user space has for a bridge.
+    host.sh("ip tuntap add dev br0 mode tap; ip link set br0 address 02:00:00:00:00:21 up");
+    let seen = cloud_init_sees(&host);
+    assert!(
+        seen.as_ref().is_err_and(|why| why.contains(MAC)),
+        "the script's host boots: {seen:?}"
+    );
+
+    let host = Host::new("twins-vmbr", STATIC);
+    let before = cloud_init_sees(&host).unwrap();
+    assert!(before.contains(&format!("{MAC} eth0")), "{before}");
+    up(&host);
+    assert_eq!(mac_of(&host, "br0"), MAC);
+    assert_eq!(cloud_init_sees(&host).unwrap(), before);
+    // A guest's TAP is nobody else's either, whatever the guest has.
+    host.sh("ip tuntap add dev tap0 mode tap; ip link set tap0 master br0 up");
+    cloud_init_sees(&host).unwrap();
+    host.sh("ip link del tap0");
+    down(&host);
+    assert_eq!(cloud_init_sees(&host).unwrap(), before);
 }

@@ -67,7 +67,7 @@ impl Executor {
     ///
     /// # Errors
     /// The first operation that failed; those behind it were not begun,
-    /// except for those of the same flip.
+    /// except for those of the same step where that is done at once.
     pub fn execute(&mut self, plan: &Plan, report: &mut dyn FnMut(Stage)) -> Result<(), Failure> {
         let mut stage = None;
         for step in &plan.steps {
@@ -75,8 +75,8 @@ impl Executor {
                 stage = Some(step.stage);
                 report(step.stage);
             }
-            if step.is_atomic() {
-                self.flip(step)?;
+            if step.at_once {
+                self.perform_at_once(step)?;
             } else {
                 for op in &step.ops {
                     self.perform(op).or_else(|source| tolerate(op, source))?;
@@ -86,7 +86,7 @@ impl Executor {
         Ok(())
     }
 
-    fn flip(&mut self, step: &Step) -> Result<(), Failure> {
+    fn perform_at_once(&mut self, step: &Step) -> Result<(), Failure> {
         let mut messages = Vec::with_capacity(step.ops.len());
         let fail = |op: &Op, source| Failure {
             doing: op.to_string(),

@@ -65,6 +65,7 @@ pub fn undo(
 fn run(op: Op) -> Result<(), String> {
     let plan = Plan {
         steps: vec![Step {
+            at_once: false,
             stage: Stage::Settle,
             ops: vec![op],
         }],

@@ -148,14 +148,9 @@ pub struct Step {
     pub stage: Stage,
     /// The operations, in their order.
     pub ops: Vec<Op>,
-}
-
-impl Step {
     /// Whether the operations go to the kernel as one datagram: it runs them
     /// in one system call, which no signal splits (`netlink_rcv_skb()`).
-    pub fn is_atomic(&self) -> bool {
-        self.stage == Stage::Flip
-    }
+    pub at_once: bool,
 }
 
 /// What leads from a state of the host to the target.
@@ -169,7 +164,23 @@ impl Plan {
     /// Adds operations at the end; nothing where there are none.
     pub(super) fn push(&mut self, stage: Stage, ops: Vec<Op>) {
         if !ops.is_empty() {
-            self.steps.push(Step { stage, ops });
+            self.steps.push(Step {
+                stage,
+                ops,
+                at_once: stage == Stage::Flip,
+            });
+        }
+    }
+
+    /// Adds groups of operations at the end. Those of one group are done at
+    /// once.
+    pub(super) fn push_groups(&mut self, stage: Stage, groups: Vec<Vec<Op>>) {
+        for ops in groups.into_iter().filter(|ops| !ops.is_empty()) {
+            let at_once = ops.len() > 1;
+            match self.steps.last_mut() {
+                Some(last) if !at_once && !last.at_once && last.stage == stage => last.ops.extend(ops),
+                _ => self.steps.push(Step { stage, ops, at_once }),
+            }
         }
     }
 

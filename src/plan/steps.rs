@@ -27,7 +27,7 @@ pub fn plan(live: &HostState, target: &Target) -> Plan {
     let planner = Planner::new(live, target);
     let mut plan = Plan::default();
     plan.push(Stage::Prepare, planner.device());
-    plan.push(Stage::Prepare, planner.addresses());
+    plan.push_groups(Stage::Prepare, planner.addresses());
     let shadows = planner.shadows();
     plan.push(Stage::Prepare, planner.with_ways(planner.routes(&shadows)));
     plan.push(Stage::Prepare, planner.neighbours());
@@ -35,7 +35,9 @@ pub fn plan(live: &HostState, target: &Target) -> Plan {
     plan.push(Stage::Prepare, planner.await_addresses());
     plan.push(Stage::Enslave, planner.enslave());
     plan.push(Stage::Flip, planner.with_ways(planner.flip()));
-    plan.push(Stage::Settle, planner.with_ways(planner.final_forms(&shadows)));
+    plan.push_groups(Stage::Settle, planner.final_addresses());
+    plan.push(Stage::Settle, planner.with_ways(planner.final_routes(&shadows)));
+    plan.push_groups(Stage::Settle, planner.final_ends());
     plan.push(Stage::Settle, planner.strays(&shadows));
     plan.push(Stage::Settle, planner.final_sysctls());
     plan.push(Stage::Tidy, planner.remove_bridge());
@@ -143,30 +145,21 @@ impl<'a> Planner<'a> {
             .iter()
             .filter(|r| r.family() == Family::V6 && r.nexthop.is_none())
         {
-            if have.has(route) {
+            if have.near(route).any(|r| same_but_end(r, route)) {
                 continue;
             }
-            let from_ra = route.protocol == protocol::RA;
-            // Also one that stands before it: its copy comes behind, and what
-            // shall stand behind that must not overtake it.
-            let in_the_way =
-                |r: &Route| r.same_slot_but_metric(route) && r.metric <= route.metric && r.uses(self.other);
-            if !from_ra && !self.standing.near(route).any(in_the_way) {
+            let floor = self.floor(route, &shadows);
+            if route.protocol != protocol::RA && floor.is_none() {
                 continue;
             }
-            let is_copy = |r: &&Route| {
-                Route {
-                    metric: route.metric,
-                    ..(*r).clone()
-                }
-                .same(route)
-            };
-            let standing = have.near(route).find(|r| r.metric > route.metric && is_copy(r));
+            let standing = have.near(route).find(|r| is_copy(r, route));
             let taken = |copy: &Route| {
                 let mut near = self.standing.near(copy).chain(self.wanted_routes.near(copy));
                 near.any(|r| r.metric == copy.metric) || shadows.iter().any(|s| s.copy.same_slot(copy))
             };
-            let copy = standing.cloned().unwrap_or_else(|| behind(route, &taken));
+            let copy = standing
+                .cloned()
+                .unwrap_or_else(|| behind(route, floor.unwrap_or(0), &taken));
             shadows.push(Shadow {
                 route,
                 copy,
@@ -174,6 +167,20 @@ impl<'a> Planner<'a> {
             });
         }
         shadows
+    }
+
+    /// The metric that a route must stand behind until the flip; none where it
+    /// can have its own place at once. It must not overtake the other's, nor
+    /// the copy that a change which was cut short has left the other; nor the
+    /// copy of what shall stand before it.
+    fn floor(&self, route: &Route, shadows: &[Shadow]) -> Option<u32> {
+        let others = self.standing.near(route).filter(|r| {
+            let overtaken = r.metric <= route.metric || is_copy(&r.renamed(self.other, self.holder), route);
+            r.uses(self.other) && overtaken
+        });
+        let copies = shadows.iter().map(|s| &s.copy);
+        let before = copies.filter(|copy| copy.same_slot_but_metric(route));
+        others.chain(before).map(|r| r.metric).max()
     }
 
     /// Whether the kernel makes the route with an address that the holder
@@ -313,16 +320,35 @@ fn passing_form(address: &Address) -> Address {
     }
 }
 
-/// A copy of `route` at the next metric that is free: one equal would be
-/// joined to ours as a second hop.
-fn behind(route: &Route, taken: &dyn Fn(&Route) -> bool) -> Route {
+/// A copy of `route` at the next metric that is free, and more than `floor`:
+/// one equal would be joined to ours as a second hop.
+fn behind(route: &Route, floor: u32, taken: &dyn Fn(&Route) -> bool) -> Route {
     let mut copy = route.clone();
+    copy.metric = copy.metric.max(floor);
     loop {
         copy.metric = copy.metric.saturating_add(1);
         if copy.metric == u32::MAX || !taken(&copy) {
             return copy;
         }
     }
+}
+
+/// Whether a route is another but for its metric, behind it.
+fn is_copy(copy: &Route, route: &Route) -> bool {
+    let at_its_place = || Route {
+        metric: route.metric,
+        ..copy.clone()
+    };
+    copy.metric > route.metric && at_its_place().same(route)
+}
+
+/// Whether both are the same route, whether they have an end or not.
+fn same_but_end(one: &Route, other: &Route) -> bool {
+    let endless = |route: &Route| Route {
+        expires: None,
+        ..route.clone()
+    };
+    endless(one) == endless(other)
 }
 
 /// Whether a route goes by a gateway.

@@ -124,7 +124,7 @@ impl Kernel {
             self.state.routes.retain(stays);
             self.state
                 .neighbours
-                .retain(|n| n.dev != *dev || n.family() == Family::V6 || n.is_configured());
+                .retain(|n| n.dev != *dev || n.family() == Family::V6);
         }
         Ok(())
     }

@@ -64,9 +64,10 @@ impl Kernel {
         Ok(())
     }
 
+    /// Those without an end get their routes (`addrconf_permanent_addr()`).
     pub(super) fn up_v6(&mut self, dev: &IfName) {
         for address in self.state.addresses_of(dev).to_vec() {
-            if address.family() == Family::V6 {
+            if address.family() == Family::V6 && address.is_permanent() {
                 self.add_prefix_route_v6(dev, &address);
             }
         }

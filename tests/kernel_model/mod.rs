@@ -3,8 +3,9 @@
 //!
 //! Modelled: primaries and secondaries and their promotion, prefix routes, what
 //! goes with an address and with a device, the order of addresses and routes,
-//! ports. Not modelled: multipath, what nexthop objects lead to, rules in lookups, duplicate address
-//! detection, the passing of time.
+//! ports, several hops of an IPv4 route. Not modelled: several hops of an IPv6
+//! one, IPv6 peers, what nexthop objects lead to, rules in lookups (those here
+//! are for what is forwarded), duplicate address detection, the passing of time.
 
 // Each test file compiles its own copy of this module and uses a part of it.
 #![allow(dead_code)]
@@ -167,9 +168,9 @@ impl Kernel {
     }
 
     /// The parts of a step between which the program can die: each operation,
-    /// or all of an atomic step.
+    /// or all of one that is done at once.
     pub fn parts(step: &Step) -> Vec<&[Op]> {
-        if step.is_atomic() {
+        if step.at_once {
             vec![&step.ops]
         } else {
             step.ops.chunks(1).collect()
@@ -230,9 +231,8 @@ impl Kernel {
             let list = self.state.addresses.entry(dev.clone()).or_default();
             list.retain(|a| a.family() == Family::V4);
             self.state.routes.retain(|r| !r.uses(dev));
-            self.state
-                .neighbours
-                .retain(|n| n.dev != *dev || n.is_configured());
+            // Those that were set by hand as well (`neigh_ifdown()`).
+            self.state.neighbours.retain(|n| n.dev != *dev);
         }
         Ok(())
     }

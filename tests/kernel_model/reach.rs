@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use vmbr::model::route::{kind, table};
-use vmbr::model::{Family, IfName, Link, Prefix, Route};
+use vmbr::model::{Address, Family, IfName, Link, Prefix, Route};
 
 use super::Kernel;
 use super::world::UPLINK;
@@ -16,40 +16,50 @@ pub(super) fn covers(route: &Route, to: IpAddr) -> bool {
     Family::of(&to) == route.family() && Prefix::containing(to, route.dst.len) == route.dst
 }
 
-/// A neighbour on the link of an address.
-fn neighbour_of(prefix: Prefix, mine: IpAddr) -> IpAddr {
-    let next = |number: u128| match prefix.address {
-        IpAddr::V4(a) => IpAddr::V4((u32::from(a) + number as u32).into()),
-        IpAddr::V6(a) => IpAddr::V6((u128::from(a) + number).into()),
-    };
+/// Neighbours on the link of an address: one near its prefix's beginning, one
+/// near its end, for a longer prefix may cover one of them.
+fn neighbours_of(prefix: Prefix, mine: IpAddr) -> Vec<IpAddr> {
     if prefix.is_host() {
-        prefix.address
-    } else {
-        [250, 251].map(next).into_iter().find(|a| *a != mine).unwrap()
+        return vec![prefix.address];
     }
+    let at = |place: u128| match prefix.address {
+        IpAddr::V4(a) => IpAddr::V4((u32::from(a) + place as u32).into()),
+        IpAddr::V6(a) => IpAddr::V6((u128::from(a) + place).into()),
+    };
+    let bits = if prefix.address.is_ipv4() { 32 } else { 128 };
+    let last = (1_u128 << (bits - prefix.len)) - 1;
+    [[4, 5], [last - 5, last - 4]]
+        .iter()
+        .filter_map(|places| places.iter().map(|place| at(*place)).find(|a| *a != mine))
+        .collect()
 }
 
 impl Kernel {
-    /// The addresses at which a neighbour on the uplink's wire reaches the
-    /// host and gets an answer.
-    pub fn reachable(&self) -> BTreeSet<IpAddr> {
+    /// The addresses at which neighbours on the uplink's wire reach the host
+    /// and get an answer, each with the neighbour.
+    pub fn reachable(&self) -> BTreeSet<(IpAddr, IpAddr)> {
         let state = self.state();
         let receives = |l: &&Link| l.up && l.running && l.master.is_none() && self.is_on_wire(&l.name);
         let mut found = BTreeSet::new();
         for link in state.links.iter().filter(receives) {
             for address in state.addresses_of(&link.name) {
-                let from = neighbour_of(address.on_link(), address.local);
-                let Some(way) = self.lookup(from, &link.name) else {
-                    continue;
-                };
-                let back = way.hops[0].dev.as_ref().unwrap();
-                let strict = address.family() == Family::V4 && self.setting(&link.name, RP_FILTER) == 1;
-                if self.is_on_wire(back) && (!strict || *back == link.name) {
-                    found.insert(address.local);
-                }
+                let answered = neighbours_of(address.on_link(), address.local)
+                    .into_iter()
+                    .filter(|from| self.answers(address, *from, link));
+                found.extend(answered.map(|from| (address.local, from)));
             }
         }
         found
+    }
+
+    /// Whether what comes from a neighbour by the link is answered on its wire.
+    fn answers(&self, address: &Address, from: IpAddr, link: &Link) -> bool {
+        let Some(way) = self.lookup(from, &link.name) else {
+            return false;
+        };
+        let back = way.hops[0].dev.as_ref().unwrap();
+        let strict = address.family() == Family::V4 && self.setting(&link.name, RP_FILTER) == 1;
+        self.is_on_wire(back) && (!strict || *back == link.name)
     }
 
     /// By which gateway what is not on any link leaves over the uplink's wire.

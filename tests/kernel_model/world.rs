@@ -6,11 +6,16 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use vmbr::model::address::{FOREVER, flag, scope};
 use vmbr::model::route::{kind, protocol, table};
-use vmbr::model::{Address, Family, Hop, HostState, IfName, Label, Link, Prefix, Route};
+use vmbr::model::rule::RuleHeader;
+use vmbr::model::{
+    Address, Family, Hop, HostState, IfName, Label, Link, Neighbour, Prefix, Route, Rule, neighbour,
+};
 use vmbr::plan::Op;
 
 use super::Kernel;
 
+/// A routing table beside the main one.
+const TABLE: u8 = 77;
 /// The NIC that becomes a port.
 pub const UPLINK: &str = "eth0";
 
@@ -87,7 +92,8 @@ fn route(dst: Prefix, dev: &IfName, via: Option<IpAddr>) -> Route {
     }
 }
 
-fn address(local: IpAddr, prefix_len: u8) -> Address {
+/// An ordinary address.
+pub fn address(local: IpAddr, prefix_len: u8) -> Address {
     let link_local = matches!(local, IpAddr::V6(a) if vmbr::model::address::is_link_local(&a));
     Address {
         local,
@@ -122,6 +128,16 @@ fn addresses() -> impl Strategy<Value = Address> {
         .into();
         address(ip, if net == 3 { 64 } else { len })
     });
+    let peer = prop::option::weighted(0.15, 10u8..16);
+    let v4 = (v4, peer, prop::bool::weighted(0.2)).prop_map(|(address, peer, labelled)| Address {
+        peer: peer.map(|host| [10, 1, 1, host].into()),
+        label: if labelled {
+            Label::Suffix(":a".into())
+        } else {
+            Label::Device
+        },
+        ..address
+    });
     let lifetime = prop_oneof![3 => Just(FOREVER), 1 => Just(5000u32)];
     (prop_oneof![v4, v6], lifetime, prop::bool::weighted(0.15)).prop_map(|(address, valid, bare)| Address {
         valid,
@@ -134,21 +150,73 @@ fn addresses() -> impl Strategy<Value = Address> {
 fn routes(dev: IfName) -> impl Strategy<Value = Route> {
     let prefix = prop_oneof![Just(0u8), Just(16)];
     let source = prop::option::weighted(0.3, 10u8..16);
-    (any::<bool>(), prefix, 1u8..4, 0u32..3, source).prop_map(move |(v4, len, net, metric, source)| {
-        if v4 {
-            let to = Prefix::containing([172, 16, 0, 0].into(), len);
-            let mut made = route(to, &dev, Some([10, 0, net, 1].into()));
-            made.metric = metric;
-            made.prefsrc = source.map(|host| [10, 0, net, host].into());
-            made
-        } else {
-            let to = Prefix::containing([0x2001, 0xdbf, 0, 0, 0, 0, 0, 0].into(), len * 2);
-            let mut made = route(to, &dev, Some([0xfe80, 0, 0, 0, 0, 0, 0, u16::from(net)].into()));
-            // Equal ones would become one route with several hops.
-            let other = if dev.as_str() == UPLINK { 0 } else { 5 };
-            made.metric = 1000 + metric * 10 + u32::from(net) + other;
-            made
-        }
+    // A gateway on the link by word alone, a second one, another table.
+    let odd = (
+        prop::bool::weighted(0.15),
+        prop::bool::weighted(0.15),
+        prop::bool::weighted(0.2),
+    );
+    let all = (any::<bool>(), prefix, 1u8..4, 0u32..3, source, odd);
+    all.prop_map(
+        move |(v4, len, net, metric, source, (onlink, second, elsewhere))| {
+            if v4 {
+                let to = Prefix::containing([172, 16, 0, 0].into(), len);
+                let mut made = route(to, &dev, Some([10, 0, net, 1].into()));
+                made.metric = metric;
+                if onlink {
+                    made.hops[0].via = Some([172, 31, 0, net].into());
+                    made.hops[0].onlink = true;
+                }
+                if second {
+                    let mut hop = made.hops[0].clone();
+                    hop.via = hop.via.map(|_| [10, 0, net, 2].into());
+                    hop.onlink = false;
+                    made.hops.push(hop);
+                }
+                if elsewhere {
+                    made.table = TABLE.into();
+                }
+                made.prefsrc = source.map(|host| [10, 0, net, host].into());
+                made
+            } else {
+                let to = Prefix::containing([0x2001, 0xdbf, 0, 0, 0, 0, 0, 0].into(), len * 2);
+                let mut made = route(to, &dev, Some([0xfe80, 0, 0, 0, 0, 0, 0, u16::from(net)].into()));
+                // Equal ones would become one route with several hops.
+                let other = if dev.as_str() == UPLINK { 0 } else { 5 };
+                made.metric = 1000 + metric * 10 + u32::from(net) + other;
+                if elsewhere {
+                    made.table = TABLE.into();
+                }
+                made
+            }
+        },
+    )
+}
+
+/// A rule for what is forwarded, which no reply of the host itself is.
+fn rules() -> impl Strategy<Value = Rule> {
+    (any::<bool>(), 100u32..103).prop_map(|(v4, priority)| Rule {
+        family: if v4 { Family::V4 } else { Family::V6 },
+        priority,
+        iif: Some(dev(UPLINK)),
+        oif: None,
+        header: RuleHeader {
+            table: TABLE,
+            // FR_ACT_TO_TBL
+            action: 1,
+            ..RuleHeader::default()
+        },
+        rest: Vec::new(),
+    })
+}
+
+fn neighbours() -> impl Strategy<Value = Neighbour> {
+    (1u8..4, 200u8..203).prop_map(|(net, host)| Neighbour {
+        dev: dev(UPLINK),
+        address: [10, 0, net, host].into(),
+        mac: Some([2, 0, 0, 0, 1, host].into()),
+        state: neighbour::state::PERMANENT,
+        flags: 0,
     })
 }
 
@@ -163,6 +231,9 @@ fn deeds() -> impl Strategy<Value = Op> {
     ]
     .boxed();
     prop_oneof![
+        1 => rules().prop_map(Op::AddRule),
+        1 => neighbours().prop_map(Op::SetNeighbour),
+        1 => prop::bool::weighted(0.75).prop_map(|up| Op::SetUp { dev: dev(UPLINK), up }),
         5 => (eth.clone(), addresses()).prop_map(|(dev, address)| Op::AddAddress { dev, address }),
         3 => eth.prop_flat_map(routes).prop_map(Op::AppendRoute),
         1 => addresses().prop_map(|a| {

@@ -11,7 +11,7 @@ use crate::model::{Address, Family, IfName, Link, Neighbour, Route, neighbour};
 
 use super::{
     ADDR_GEN_MODE, ADDR_GEN_NONE, Holder, MTU_V6, Op, Planner, RP_FILTER, RP_LOOSE, RP_STRICT, Shadow,
-    by_gateway, passing_form, prefix_routes,
+    by_gateway, passing_form, prefix_routes, same_but_end,
 };
 
 impl Planner<'_> {
@@ -129,7 +129,7 @@ impl Planner<'_> {
     /// Addresses that the holder lacks. The kernel puts a new IPv4 address
     /// behind the others and a new IPv6 one in front of those of its scope
     /// (`ipv6_link_dev_addr()`), so that IPv6's go in from the last.
-    pub(super) fn addresses(&self) -> Vec<Op> {
+    pub(super) fn addresses(&self) -> Vec<Vec<Op>> {
         let missing = |wanted: &&Address| !self.have.addresses.iter().any(|a| a.same_key(wanted));
         let add = |address: Address| Op::AddAddress {
             dev: self.holder.clone(),
@@ -137,28 +137,30 @@ impl Planner<'_> {
         };
         let v4 = self.wanted(Family::V4).filter(missing).cloned();
         let v6 = self.wanted(Family::V6).rev().filter(missing).map(passing_form);
-        let mut ops: Vec<Op> = v4.chain(v6).map(add).collect();
-        // Prefix routes that someone had removed come back with the address.
-        let added = self.wanted(Family::V4).filter(missing);
-        ops.extend(self.unwanted_prefix_routes(added));
-        ops
+        v4.chain(v6)
+            .map(|address| self.without_unwanted_routes(add(address)))
+            .collect()
     }
 
-    /// Removes the routes that the kernel makes with `addresses` and the
-    /// target does not have.
-    pub(super) fn unwanted_prefix_routes<'b>(&self, addresses: impl Iterator<Item = &'b Address>) -> Vec<Op> {
+    /// `op`, and with an address the end of the routes that the kernel makes
+    /// with it and the target does not have: someone had removed them. All at
+    /// once, for such a route can win over a shorter one, by the old holder or
+    /// by a gateway, that carries the packets now.
+    pub(super) fn without_unwanted_routes(&self, op: Op) -> Vec<Op> {
         let up = self.target.holder == Holder::Bridge || self.target.uplink_up;
         let wanted = |made: &Route| {
             let same = |r: &Route| r.same_slot(made) && r.protocol == protocol::KERNEL;
             self.target.network.routes.iter().any(same)
         };
-        let mut routes: Vec<Route> = Vec::new();
-        for made in addresses.flat_map(|a| prefix_routes(a, self.holder)) {
-            if up && !wanted(&made) && !routes.iter().any(|r| r.same_slot(&made)) {
-                routes.push(made);
+        let made = match &op {
+            Op::AddAddress { address, .. } | Op::ChangeAddress { address, .. } if up => {
+                prefix_routes(address, self.holder)
             }
-        }
-        routes.into_iter().map(Op::DeleteRoute).collect()
+            _ => Vec::new(),
+        };
+        let unwanted = made.into_iter().filter(|made| !wanted(made));
+        let removals: Vec<Op> = unwanted.map(Op::DeleteRoute).collect();
+        [op].into_iter().chain(removals).collect()
     }
 
     /// Routes that the holder lacks: those on the link before those by a
@@ -179,7 +181,7 @@ impl Planner<'_> {
             match by_route.get(&std::ptr::from_ref(route)) {
                 Some(shadow) if shadow.must_add => routes.push(shadow.copy.clone()),
                 Some(_) => {}
-                None if have.has(route) => {}
+                None if have.near(route).any(|r| same_but_end(r, route)) => {}
                 None => routes.push(route.clone()),
             }
         }

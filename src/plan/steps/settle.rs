@@ -1,13 +1,14 @@
 //! The final form of everything, and what is too much.
 
 use crate::model::route::protocol;
+use crate::model::slots::Slots;
 use crate::model::{Address, Family, Neighbour, Route};
 
-use super::{Holder, Op, Planner, Shadow, by_gateway, is_prefix_route, passing_form};
+use super::{Holder, Op, Planner, Shadow, by_gateway, is_copy, is_prefix_route, passing_form, same_but_end};
 
 impl Planner<'_> {
-    /// Addresses and IPv6 routes in the form that they keep.
-    pub(super) fn final_forms(&self, shadows: &[Shadow]) -> Vec<Op> {
+    /// Addresses in the form that they keep.
+    pub(super) fn final_addresses(&self) -> Vec<Vec<Op>> {
         let mut ops = Vec::new();
         for wanted in &self.target.network.addresses {
             let dev = || self.holder.clone();
@@ -36,12 +37,13 @@ impl Planner<'_> {
                 None => {}
             }
         }
-        let changed = ops.iter().filter_map(|op| match op {
-            Op::ChangeAddress { address, .. } if address.family() == Family::V6 => Some(address),
-            _ => None,
-        });
-        let unwanted = self.unwanted_prefix_routes(changed);
-        ops.extend(unwanted);
+        ops.into_iter()
+            .map(|op| self.without_unwanted_routes(op))
+            .collect()
+    }
+
+    /// IPv6 routes at the metrics that they keep.
+    pub(super) fn final_routes(&self, shadows: &[Shadow]) -> Vec<Op> {
         let keeps_shadow = |s: &&Shadow| s.route.protocol == protocol::RA;
         let last = shadows.iter().filter(|s| {
             !keeps_shadow(s) && !self.comes_with_address_v6(s.route) && !self.stood_first(s.route)
@@ -49,8 +51,24 @@ impl Planner<'_> {
         let mut routes: Vec<Route> = last.map(|s| s.route.clone()).collect();
         routes.sort_by_key(by_gateway);
         routes.extend(self.lost_routes_of_objects());
-        ops.extend(routes.into_iter().map(Op::AppendRoute));
-        ops
+        routes.into_iter().map(Op::AppendRoute).collect()
+    }
+
+    /// Routes that must get an end, or lose it. The kernel gives none to one
+    /// that has none (`fib6_add_rt2node()`), and each permanent address takes
+    /// away that of its prefix route: such a route is made anew, at once.
+    pub(super) fn final_ends(&self) -> Vec<Vec<Op>> {
+        let have = Slots::of(&self.have.routes);
+        let other_end = |wanted: &Route| {
+            // A router's are the kernel's affair.
+            let other = |r: &&Route| same_but_end(r, wanted) && !r.same(wanted) && r.protocol != protocol::RA;
+            let old = have.near(wanted).find(other)?;
+            Some(vec![
+                Op::DeleteRoute(old.clone()),
+                Op::AppendRoute(wanted.clone()),
+            ])
+        };
+        self.target.network.routes.iter().filter_map(other_end).collect()
     }
 
     /// What the holder has too much, and rules that name the other.
@@ -99,7 +117,7 @@ impl Planner<'_> {
     /// Whether a route of the holder's is not of the target.
     fn is_stray(&self, route: &Route, shadows: &[Shadow]) -> bool {
         let network = &self.target.network;
-        if self.wanted_routes.has(route) {
+        if self.wanted_routes.near(route).any(|r| same_but_end(r, route)) {
             return false;
         }
         if route.protocol == protocol::RA {
@@ -116,7 +134,9 @@ impl Planner<'_> {
             // Goes with its address, if that goes.
             return self.wanted(Family::V4).any(|a| is_prefix_route(route, a));
         }
+        // The copy of a change that was cut short has an end, too.
         let learned = route.protocol == protocol::KERNEL && route.expires.is_some();
+        let learned = learned && !network.routes.iter().any(|wanted| is_copy(route, wanted));
         let kept = shadows
             .iter()
             .any(|s| s.route.protocol == protocol::RA && s.copy.same(route));
