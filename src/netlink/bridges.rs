@@ -63,5 +63,8 @@ pub fn set(bridge: &IfName, setting: Setting, value: u32) -> Result<(), KernelEr
         LinkInfo::Kind(InfoKind::Bridge),
         LinkInfo::Data(InfoData::Bridge(vec![option])),
     ]);
-    Wire::open()?.send((RouteNetlinkMessage::NewLink(write::link_with(index, info)), 0))
+    Wire::open()?.send((
+        RouteNetlinkMessage::NewLink(write::link_with(index, info)).into(),
+        0,
+    ))
 }
