@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::pin::pin;
 
-use futures_util::{Stream, StreamExt};
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::link::LinkAttribute;
+use futures_util::StreamExt;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourMessage};
 use netlink_packet_route::route::RouteMessage;
-use rtnetlink::{Handle, IpVersion, NeighbourGetRequest};
+use netlink_packet_route::rule::RuleMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+use rtnetlink::Handle;
 
 use macaddr::MacAddr6;
 
@@ -23,8 +27,10 @@ use super::{KernelError, sysctl};
 
 /// Reads the caller's network namespace, with the settings of `devices`.
 ///
-/// The dumps of a namespace that changes meanwhile can disagree with each
-/// other; who plans on them looks again when the plan fails.
+/// A dump that the kernel calls torn is asked for anew. It does so for devices,
+/// addresses and rules; of routes it says nothing, and those of a namespace
+/// that changes meanwhile can lack some, or disagree with the addresses: who
+/// rests on them looks twice.
 ///
 /// # Errors
 /// What the kernel answered, with what was being read.
@@ -59,12 +65,17 @@ pub fn add_settings(state: &mut HostState, devices: &[&IfName]) {
 pub fn network() -> io::Result<HostState> {
     with_handle(async |handle| {
         let (mut state, names) = devices_addresses_routes(&handle, ALL_TABLES).await?;
-        for version in [IpVersion::V4, IpVersion::V6] {
-            let messages = collect("rules", handle.rule().get(version).execute()).await?;
-            state.rules.extend(messages.iter().filter_map(read::rule));
+        for family in FAMILIES {
+            let mut question = RuleMessage::default();
+            question.header.family = family;
+            let rules = dump("rules", Message::GetRule(question), &handle).await?;
+            state.rules.extend(rules.iter().filter_map(|m| match m {
+                Message::NewRule(rule) => read::rule(rule),
+                _ => None,
+            }));
         }
-        for request in [handle.neighbours().get(), handle.neighbours().get().proxies()] {
-            neighbours(request, &names, &mut state).await?;
+        for flags in [NeighbourFlags::empty(), NeighbourFlags::Proxy] {
+            neighbours(flags, &handle, &names, &mut state).await?;
         }
         Ok(state)
     })
@@ -88,14 +99,14 @@ pub struct Learned {
 pub fn picture() -> io::Result<(HostState, Vec<Learned>)> {
     with_handle(async |handle| {
         let (mut state, names) = devices_addresses_routes(&handle, table::MAIN as u8).await?;
-        let request = handle.neighbours().get();
-        neighbours(request, &names, &mut state).await?;
-        let request = handle
-            .neighbours()
-            .get()
-            .set_address_family(AddressFamily::Bridge);
-        let messages = collect("bridges' tables", request.execute()).await?;
-        let learned = messages.iter().filter_map(|m| read::learned(m, &names));
+        neighbours(NeighbourFlags::empty(), &handle, &names, &mut state).await?;
+        let mut question = NeighbourMessage::default();
+        question.header.family = AddressFamily::Bridge;
+        let entries = dump("bridges' tables", Message::GetNeighbour(question), &handle).await?;
+        let learned = entries.iter().filter_map(|m| match m {
+            Message::NewNeighbour(entry) => read::learned(entry, &names),
+            _ => None,
+        });
         Ok((state, learned.collect()))
     })
 }
@@ -106,7 +117,7 @@ pub fn picture() -> io::Result<(HostState, Vec<Learned>)> {
 /// As of [`snapshot`].
 pub fn bridge_options() -> io::Result<BTreeMap<IfName, Options>> {
     with_handle(async |handle| {
-        let messages = collect("bridges", handle.link().get().execute()).await?;
+        let messages = link_messages(&handle).await?;
         let options = |m| Some((read::link_name(m)?, bridges::options(m)?));
         Ok(messages.iter().filter_map(options).collect())
     })
@@ -118,7 +129,7 @@ pub fn bridge_options() -> io::Result<BTreeMap<IfName, Options>> {
 /// As of [`snapshot`].
 pub(super) fn groups() -> io::Result<BTreeSet<u32>> {
     with_handle(async |handle| {
-        let messages = collect("devices", handle.link().get().execute()).await?;
+        let messages = link_messages(&handle).await?;
         let groups = messages
             .iter()
             .flat_map(|m| &m.attributes)
@@ -136,13 +147,18 @@ fn with_handle<T>(work: impl AsyncFnOnce(Handle) -> io::Result<T>) -> io::Result
         .enable_io()
         .build()?;
     runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+        let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+        // The end of a dump can be what says that it is torn.
+        connection.set_forward_done(true);
         let task = tokio::spawn(connection);
         let answer = work(handle).await;
         task.abort();
         answer
     })
 }
+
+/// What routes and rules are asked for one by one.
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
 /// `RT_TABLE_UNSPEC`: in a question for routes, those of every table.
 const ALL_TABLES: u8 = 0;
@@ -176,7 +192,11 @@ fn nexthops(names: &Names, state: &mut HostState) -> io::Result<()> {
 }
 
 async fn addresses(handle: &Handle, names: &Names, state: &mut HostState) -> io::Result<()> {
-    for message in collect("addresses", handle.address().get().execute()).await? {
+    let question = Message::GetAddress(AddressMessage::default());
+    for message in dump("addresses", question, handle).await? {
+        let Message::NewAddress(message) = message else {
+            continue;
+        };
         if let Some((dev, address)) = read::address(&message, names) {
             state.addresses.entry(dev).or_default().push(address);
         }
@@ -185,28 +205,46 @@ async fn addresses(handle: &Handle, names: &Names, state: &mut HostState) -> io:
 }
 
 async fn routes(handle: &Handle, names: &Names, table: u8, state: &mut HostState) -> io::Result<()> {
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
-        request.header.table = table;
-        let messages = collect("routes", handle.route().get(request).execute()).await?;
-        state
-            .routes
-            .extend(messages.iter().filter_map(|m| read::route(m, names)));
+    for family in FAMILIES {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        question.header.table = table;
+        let messages = dump("routes", Message::GetRoute(question), handle).await?;
+        state.routes.extend(messages.iter().filter_map(|m| match m {
+            Message::NewRoute(route) => read::route(route, names),
+            _ => None,
+        }));
     }
     Ok(())
 }
 
-async fn neighbours(request: NeighbourGetRequest, names: &Names, state: &mut HostState) -> io::Result<()> {
-    let messages = collect("neighbours", request.execute()).await?;
-    state
-        .neighbours
-        .extend(messages.iter().filter_map(|m| read::neighbour_entry(m, names)));
+async fn neighbours(
+    flags: NeighbourFlags,
+    handle: &Handle,
+    names: &Names,
+    state: &mut HostState,
+) -> io::Result<()> {
+    let mut question = NeighbourMessage::default();
+    question.header.flags = flags;
+    let messages = dump("neighbours", Message::GetNeighbour(question), handle).await?;
+    state.neighbours.extend(messages.iter().filter_map(|m| match m {
+        Message::NewNeighbour(entry) => read::neighbour_entry(entry, names),
+        _ => None,
+    }));
     Ok(())
 }
 
+async fn link_messages(handle: &Handle) -> io::Result<Vec<LinkMessage>> {
+    let messages = dump("devices", Message::GetLink(LinkMessage::default()), handle).await?;
+    let links = messages.into_iter().filter_map(|m| match m {
+        Message::NewLink(link) => Some(link),
+        _ => None,
+    });
+    Ok(links.collect())
+}
+
 async fn links(handle: &Handle) -> io::Result<(Vec<Link>, Names)> {
-    let messages = collect("devices", handle.link().get().execute()).await?;
+    let messages = link_messages(handle).await?;
     let mut names = Names::default();
     for message in &messages {
         if let Some(name) = read::link_name(message) {
@@ -232,30 +270,53 @@ fn is_wireless(link: &Link) -> bool {
     index.trim() == link.index.to_string() && std::path::Path::new(&format!("{path}/phy80211")).exists()
 }
 
-async fn collect<T>(
-    what: &str,
-    stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
-) -> io::Result<Vec<T>> {
-    let mut stream = pin!(stream);
-    let mut all = Vec::new();
-    while let Some(item) = stream.next().await {
-        match item {
-            Ok(item) => all.push(item),
-            // A kernel without IPv6, or without policy routing.
-            Err(rtnetlink::Error::NetlinkError(error))
-                if [libc::EOPNOTSUPP, libc::EAFNOSUPPORT].contains(&error.raw_code().abs()) =>
-            {
-                return Ok(all);
-            }
-            Err(error) => {
-                // By itself the crate's sentence for a refusal has no number.
-                let said = match error {
-                    rtnetlink::Error::NetlinkError(answer) => answer.to_io().to_string(),
-                    other => other.to_string(),
-                };
-                return Err(io::Error::other(format!("cannot read the host's {what}: {said}")));
-            }
+/// Asks for everything of one kind, again where the kernel says that it has
+/// changed in the middle (`nl_dump_check_consistent()`, net/netlink/af_netlink.c).
+async fn dump(what: &str, question: Message, handle: &Handle) -> io::Result<Vec<Message>> {
+    for _ in 0..TRIES {
+        if let Some(whole) = try_dump(what, question.clone(), handle.clone()).await? {
+            return Ok(whole);
         }
     }
-    Ok(all)
+    Err(torn(what))
+}
+
+/// One look; none where it is torn.
+async fn try_dump(what: &str, question: Message, mut handle: Handle) -> io::Result<Option<Vec<Message>>> {
+    let cannot = |said: String| io::Error::other(format!("cannot read the host's {what}: {said}"));
+    let mut request = NetlinkMessage::from(question);
+    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let answers = handle
+        .request(request)
+        .map_err(|error| cannot(error.to_string()))?;
+    let mut answers = pin!(answers);
+    let mut all = Vec::new();
+    let mut torn = false;
+    while let Some(answer) = answers.next().await {
+        torn |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+        match answer.payload {
+            NetlinkPayload::InnerMessage(message) => all.push(message),
+            NetlinkPayload::Done(_) => {}
+            // A kernel without IPv6, or without policy routing.
+            NetlinkPayload::Error(error)
+                if [libc::EOPNOTSUPP, libc::EAFNOSUPPORT].contains(&error.raw_code().abs()) =>
+            {
+                break;
+            }
+            NetlinkPayload::Error(error) => return Err(cannot(error.to_io().to_string())),
+            _ => return Err(cannot("the kernel answered with something else".to_owned())),
+        }
+    }
+    Ok((!torn).then_some(all))
+}
+
+/// How often a dump that is torn is asked for. One takes a millisecond, or
+/// some ten with thousands of routes.
+pub(super) const TRIES: usize = 20;
+
+/// What is said when every look is torn.
+pub(super) fn torn(what: &str) -> io::Error {
+    io::Error::other(format!(
+        "cannot read the host's {what}: they change too often to be read whole"
+    ))
 }

@@ -3,8 +3,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NetlinkSerializable, NlaBuffer, NlasIterator,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlaBuffer, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
@@ -12,8 +12,8 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::KernelError;
 use super::nexthop::{self, NexthopMessage};
+use super::{KernelError, dump};
 
 /// `NLM_F_ACK_TLVS`: attributes follow an error (include/uapi/linux/netlink.h).
 const ACK_TLVS: u16 = 0x200;
@@ -230,21 +230,33 @@ impl Wire {
         }
     }
 
-    /// Asks for every nexthop object.
+    /// Asks for every nexthop object, again where they change in the middle.
     ///
     /// # Errors
     /// What the kernel answered.
     pub fn nexthops(&mut self) -> Result<Vec<NexthopMessage>, KernelError> {
+        for _ in 0..dump::TRIES {
+            if let Some(whole) = self.try_nexthops()? {
+                return Ok(whole);
+            }
+        }
+        Err(dump::torn("nexthop objects").into())
+    }
+
+    /// One look at them; none where it is torn.
+    fn try_nexthops(&mut self) -> Result<Option<Vec<NexthopMessage>>, KernelError> {
         self.ask(Payload::GetNexthop(NexthopMessage::default()), NLM_F_DUMP)?;
         let mut found = Vec::new();
+        let mut torn = false;
         loop {
             let buffer = self.receive()?;
             let mut rest = buffer.as_slice();
             while rest.len() >= HEADER_LEN {
                 let message = parse(rest)?;
+                torn |= message.header.flags & NLM_F_DUMP_INTR != 0;
                 match message.payload {
                     NetlinkPayload::InnerMessage(Payload::NewNexthop(object)) => found.push(object),
-                    NetlinkPayload::Done(_) => return Ok(found),
+                    NetlinkPayload::Done(_) => return Ok((!torn).then_some(found)),
                     NetlinkPayload::Error(error) => return Err(error.to_io().into()),
                     _ => {}
                 }
