@@ -1,9 +1,12 @@
 //! The way to a target.
 
+use std::borrow::Cow;
 use std::io;
 
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::model::{HostState, Network};
+use crate::netlink::changes::Changes;
 use crate::netlink::dump;
 use crate::plan::{Plan, Stage, Target, plan, verify};
 
@@ -12,6 +15,13 @@ use super::executor::{Executor, Failure};
 /// How often a plan is made anew: the kernel may add to what one did (a
 /// prefix route that someone had removed comes back with its address).
 const ROUNDS: usize = 4;
+/// How often a host that differs in the end is looked at: a look at one that
+/// changes can lack what is there.
+const LOOKS: usize = 3;
+
+/// How often the device that is about to lose its network is looked at until
+/// nothing changes meanwhile.
+const LAST_LOOKS: usize = 10;
 
 /// Why a target was not reached.
 #[derive(Debug)]
@@ -22,6 +32,9 @@ pub enum MigrateError {
     Failed(Failure),
     /// All was done, and yet the host differs, told in sentences.
     Differs(Vec<String>),
+    /// Someone else changed what was to be moved, this of it, before anything
+    /// was taken away.
+    Restless(String),
     /// All was done, but what was reached before does not answer.
     Unverified(String),
     /// All was done, but that could not be written down.
@@ -33,6 +46,10 @@ impl std::fmt::Display for MigrateError {
         match self {
             Self::Read(error) => error.fmt(f),
             Self::Failed(failure) => failure.fmt(f),
+            Self::Restless(what) => write!(
+                f,
+                "the host's network does not hold still: {what} changed in the middle"
+            ),
             Self::Unverified(sentence) => f.write_str(sentence),
             Self::Unwritten(error) => write!(f, "cannot write the record: {error}"),
             Self::Differs(sentences) => {
@@ -45,42 +62,116 @@ impl std::fmt::Display for MigrateError {
 impl std::error::Error for MigrateError {}
 
 /// Leads the host to `target`: looks, plans, acts, until nothing is left to
-/// do, and compares in the end. `adjust` may add to each plan, `check` is asked
-/// when the target's holder has everything and what served only the way still
-/// stands, and `report` hears of each stage.
+/// do, and compares in the end. `from` is what the old holder carries, where
+/// the target was made of that: it is taken away only if it is still so.
+/// `adjust` may add to each plan, `check` is asked when the target's holder has
+/// everything and what served only the way still stands, and `report` hears of
+/// each stage.
 ///
 /// The caller holds back the signals that end the program ([`HeldSignals`]):
 /// between two operations the host would be between two states.
 ///
 /// # Errors
-/// [`MigrateError`]; the host may then be anywhere between.
+/// [`MigrateError`]; the host may then be anywhere between. With
+/// [`MigrateError::Restless`] the old holder still has everything.
 pub fn reach(
     target: &Target,
+    from: Option<&Network>,
     adjust: &dyn Fn(&mut Plan),
     check: &mut dyn FnMut() -> Result<(), MigrateError>,
     report: &mut dyn FnMut(Stage),
 ) -> Result<(), MigrateError> {
-    let devices = [&target.uplink, &target.bridge.name];
+    lead(&|_| Cow::Borrowed(target), target, from, adjust, check, report)
+}
+
+/// Leads back where nothing was taken away yet: the target's holder keeps the
+/// network that it has, whoever changes that meanwhile, and what was prepared
+/// goes.
+///
+/// # Errors
+/// As of [`reach`].
+pub fn stay(target: &Target) -> Result<(), MigrateError> {
+    let as_it_is = |live: &HostState| {
+        let network = Network {
+            sysctls: target.network.sysctls.clone(),
+            ..Network::of(live, target.holder_name())
+        };
+        Cow::Owned(Target {
+            network,
+            ..target.clone()
+        })
+    };
+    lead(&as_it_is, target, None, &|_| {}, &mut || Ok(()), &mut |_| {})
+}
+
+/// As [`reach`], to what `aim` makes of each look. `devices` are those of this
+/// target.
+fn lead<'a>(
+    aim: &dyn Fn(&HostState) -> Cow<'a, Target>,
+    devices: &Target,
+    from: Option<&Network>,
+    adjust: &dyn Fn(&mut Plan),
+    check: &mut dyn FnMut() -> Result<(), MigrateError>,
+    report: &mut dyn FnMut(Stage),
+) -> Result<(), MigrateError> {
+    let look = || dump::snapshot(&[&devices.uplink, &devices.bridge.name]).map_err(MigrateError::Read);
     let mut executor = Executor::new().map_err(MigrateError::Read)?;
-    for _ in 0..ROUNDS {
-        let live = dump::snapshot(&devices).map_err(MigrateError::Read)?;
-        let mut plan = plan(&live, target);
+    let mut run = |plan: &Plan| executor.execute(plan, report).map_err(MigrateError::Failed);
+    let mut live = look()?;
+    for round in 0..ROUNDS {
+        let target = aim(&live);
+        let mut plan = plan(&live, &target);
         adjust(&mut plan);
         if plan.is_empty() {
             break;
         }
         let tidy = plan.split_off(Stage::Tidy);
-        executor.execute(&plan, report).map_err(MigrateError::Failed)?;
+        // From then on the old holder has nothing.
+        if let Some(from) = from.filter(|_| round == 0) {
+            stands(&live, from)?;
+            let flip = plan.split_off(Stage::Flip);
+            run(&plan)?;
+            stays(&live, from)?;
+            plan = flip;
+        }
+        run(&plan)?;
         check()?;
-        executor.execute(&tidy, report).map_err(MigrateError::Failed)?;
+        run(&tidy)?;
+        live = look()?;
     }
-    let live = dump::snapshot(&devices).map_err(MigrateError::Read)?;
-    let differences = verify::differences(&live, target);
-    if differences.is_empty() {
-        Ok(())
-    } else {
-        Err(MigrateError::Differs(differences))
+    for _ in 1..LOOKS {
+        if verify::differences(&live, &aim(&live)).is_empty() {
+            return Ok(());
+        }
+        live = look()?;
     }
+    match verify::differences(&live, &aim(&live)) {
+        none if none.is_empty() => Ok(()),
+        differences => Err(MigrateError::Differs(differences)),
+    }
+}
+
+/// Whether a device still carries this.
+fn stands(live: &HostState, network: &Network) -> Result<(), MigrateError> {
+    match Network::of(live, &network.dev).change_since(network) {
+        None => Ok(()),
+        Some(what) => Err(MigrateError::Restless(format!("the {what} of {}", network.dev))),
+    }
+}
+
+/// The same, looked at so that nothing has changed since: what someone gives
+/// the device now would be taken from it unseen. A change is made known in the
+/// system call that makes it.
+fn stays(live: &HostState, network: &Network) -> Result<(), MigrateError> {
+    let index = live.link(&network.dev).map_or(0, |link| link.index);
+    let changes = Changes::of(index).map_err(MigrateError::Read)?;
+    for _ in 0..LAST_LOOKS {
+        stands(&dump::network().map_err(MigrateError::Read)?, network)?;
+        if !changes.heard().map_err(MigrateError::Read)? {
+            return Ok(());
+        }
+    }
+    Err(MigrateError::Restless(format!("the network of {}", network.dev)))
 }
 
 /// Keeps the signals that ask the program to end, or to stop, until it is

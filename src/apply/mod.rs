@@ -3,6 +3,7 @@
 //! - [`namespace`]: which network namespace of which boot this is.
 //! - [`lock`]: one change of a namespace at a time.
 //! - [`store`]: the records of what was changed.
+//! - [`still`]: the picture of the host that a plan rests on.
 //! - [`executor`]: performs a plan, and stops at the first failure.
 //! - [`migrate`]: the way to a target and, where that fails, back.
 //! - [`probe`]: whether gateways answer.
@@ -21,6 +22,7 @@ pub mod probe;
 pub mod process;
 pub mod recover;
 pub mod solicit;
+pub mod still;
 pub mod store;
 pub mod watch;
 pub mod watchdog;

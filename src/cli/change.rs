@@ -9,9 +9,10 @@ use crate::apply::lock::{self, Lock, LockError};
 use crate::apply::migrate::{self, HeldSignals, MigrateError};
 use crate::apply::namespace;
 use crate::apply::recover::{self, RecoverError};
+use crate::apply::still::{self, StillError};
 use crate::apply::store::{Entry, Rollback, Store};
 use crate::apply::watchdog::Watchdog;
-use crate::model::IfName;
+use crate::model::{HostState, IfName, Network};
 use crate::plan::{Holder, Plan, Record, Refusal, Stage, Target};
 use crate::sys::syslog::Severity;
 
@@ -21,6 +22,9 @@ use super::warn;
 
 /// How long a command that only writes a word waits for one that changes.
 const SHORT_WAIT: Duration = Duration::from_secs(15);
+
+/// What to do where someone else changes the network, too.
+const SEE_WHO: &str = "see who changes it ('ip monitor' shows what), stop that or wait, then try again";
 
 /// The namespace in which a command works, and its records.
 pub struct Place {
@@ -195,9 +199,28 @@ fn no_lock(error: LockError) -> Error {
     }
 }
 
-/// Leads the host to `target`, and says each stage.
+/// The picture of the host on which a change of `devices` rests; `earlier` is
+/// a look at it, and `disturbed` says that the change was begun before. Nothing
+/// was touched where there is no such picture.
+pub fn look_again(earlier: HostState, devices: &[&IfName], disturbed: bool) -> Result<HostState, Error> {
+    still::look_again(earlier, devices, disturbed).map_err(|error| match error {
+        StillError::Read(error) => Error::unreadable(&error),
+        StillError::Restless(what) => Error::refused(
+            format!("the host's network does not hold still: each look finds {what} changed"),
+            SEE_WHO,
+        ),
+    })
+}
+
+/// How often a change that someone else disturbed before anything was taken
+/// away is begun.
+pub const TRIES: usize = 3;
+
+/// Leads the host to `target` while the other device still carries `from`, and
+/// says each stage.
 pub fn reach(
     target: &Target,
+    from: Option<&Network>,
     adjust: &dyn Fn(&mut Plan),
     check: &mut dyn FnMut() -> Result<(), MigrateError>,
     verbose: bool,
@@ -209,7 +232,7 @@ pub fn reach(
             plan.ops().for_each(|op| say(&format!("  {op}")));
         }
     };
-    migrate::reach(target, &adjust, check, &mut |stage| {
+    migrate::reach(target, from, &adjust, check, &mut |stage| {
         say(&format!("- {}", words(stage)))
     })
 }
@@ -219,7 +242,11 @@ pub fn reach(
 pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError) -> Error {
     say(&format!("- going back: {cause}"));
     let bridge = &record.bridge.name;
-    let error = match migrate::reach(back, &|_| {}, &mut || Ok(()), &mut |_| {}) {
+    let led_back = match cause {
+        MigrateError::Restless(_) => migrate::stay(back),
+        _ => migrate::reach(back, None, &|_| {}, &mut || Ok(()), &mut |_| {}),
+    };
+    let error = match led_back {
         Ok(()) => {
             let written = match back.holder {
                 Holder::Uplink => {
@@ -230,10 +257,7 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
                 Holder::Bridge => place.save(record),
             };
             match written {
-                Ok(()) => Error::Failed {
-                    message: cause.to_string(),
-                    remedy: remedy_for(cause),
-                },
+                Ok(()) => failed(cause),
                 Err(error) => Error::Left {
                     message: format!("{cause}; the network is as before, but its record is not: {error}"),
                     remedy: format!("look at {}", place.store.path(bridge).display()),
@@ -250,6 +274,21 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
     };
     log(Severity::Error, &format!("{bridge}: {}", error.sentences().0));
     error
+}
+
+/// The error of a failure that left nothing behind.
+fn failed(cause: &MigrateError) -> Error {
+    let message = cause.to_string();
+    match cause {
+        MigrateError::Restless(_) => Error::Disturbed {
+            message,
+            remedy: SEE_WHO.into(),
+        },
+        _ => Error::Failed {
+            message,
+            remedy: remedy_for(cause),
+        },
+    }
 }
 
 /// What to do about a failure that left nothing behind.

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::apply::migrate::HeldSignals;
 use crate::apply::{clock, recover};
-use crate::model::{HostState, IfName, Link};
+use crate::model::{HostState, IfName, Link, Network};
 use crate::netlink::dump;
 use crate::plan::record::{End, Progress};
 use crate::plan::{Op, Plan, Record, Refusal, Stage, Target, plan};
@@ -45,9 +45,32 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
         already(down, args);
         return Ok(());
     };
-    dump::add_settings(&mut live, &[&record.uplink.name, &record.bridge.name]);
-    let guests = guests(&live, &record);
-    let refusals = refusals(&live, &record, &guests, down.force);
+    let devices = [&record.uplink.name, &record.bridge.name];
+    let mut tries = 1;
+    let commands = loop {
+        if !down.dry_run {
+            live = change::look_again(live, &devices, tries > 1)?;
+        }
+        dump::add_settings(&mut live, &devices);
+        match attempt(down, &record, &live, &place, args) {
+            Err(Error::Disturbed { .. }) if tries < change::TRIES => tries += 1,
+            done => break done?,
+        }
+    };
+    ended(&record, &commands, &place, down, args);
+    Ok(())
+}
+
+/// Does it, unless that is not wanted, and gives the commands.
+fn attempt(
+    down: &Down,
+    record: &Record,
+    live: &HostState,
+    place: &Place,
+    args: &Args,
+) -> Result<Vec<String>, Error> {
+    let guests = guests(live, record);
+    let refusals = refusals(live, record, &guests, down.force);
     if !refusals.is_empty() {
         if down.dry_run && !args.json {
             refusals
@@ -56,44 +79,46 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
         }
         return Err(Error::Refused(refusals));
     }
-    let target = target(&record, &live);
+    let way = target(record, live);
     let adjust = |plan: &mut Plan| remove_guests(plan, &guests);
-    let mut planned = plan(&live, &target);
+    let mut planned = plan(live, &way.0);
     adjust(&mut planned);
-    let commands: Vec<String> = planned.commands().map(|c| c.to_string()).collect();
-    let document = || json!({"bridge": record.bridge.name, "uplink": record.uplink.name, "plan": commands, "warnings": []});
+    let commands = planned.commands().map(|c| c.to_string()).collect();
     if down.dry_run {
-        if args.json {
-            print_json(&document())
-        } else {
-            commands.iter().for_each(|line| print(line));
-            doctor::announce(&place, &record.bridge.name);
-        }
-        return Ok(());
+        return Ok(commands);
     }
-    let verification = Verification::before(&live, &record.bridge.name, &record.uplink.name, down.no_verify);
+    let verification = Verification::before(live, &record.bridge.name, &record.uplink.name, down.no_verify);
     let removes = guests.iter().filter(|port| port.tun.is_some());
     let changing = Record {
         progress: Progress::Changing,
         time: clock::now(),
         end: Some(End {
-            network: target.network.clone(),
+            network: way.0.network.clone(),
             read_at: clock::since_boot().as_secs(),
             removes: removes.map(|port| port.name.clone()).collect(),
         }),
         ..record.clone()
     };
-    carry_out(&record, changing, &place, &target, &adjust, &verification, args)?;
-    doctor::undo(&place, Some(&record.bridge.name));
+    carry_out(record, changing, place, &way, &adjust, &verification, args)?;
+    Ok(commands)
+}
+
+/// Says how it ended.
+fn ended(record: &Record, commands: &[String], place: &Place, down: &Down, args: &Args) {
+    let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
+    if !down.dry_run {
+        doctor::undo(place, Some(bridge));
+    }
     if args.json {
-        print_json(&document());
+        print_json(&json!({"bridge": bridge, "uplink": uplink, "plan": commands, "warnings": []}));
+    } else if down.dry_run {
+        commands.iter().for_each(|line| print(line));
+        doctor::announce(place, bridge);
     } else {
         print(&format!(
-            "{} carries its network itself again; {} is gone",
-            record.uplink.name, record.bridge.name
+            "{uplink} carries its network itself again; {bridge} is gone"
         ));
     }
-    Ok(())
 }
 
 /// Says that leading an interrupted change back has done what was asked.
@@ -190,13 +215,14 @@ fn refusals(live: &HostState, record: &Record, guests: &[Link], force: bool) -> 
     found
 }
 
-/// What the bridge carries now; where a change did not end, or someone removed
-/// the bridge, the network as it was before.
-fn target(record: &Record, live: &HostState) -> Target {
+/// What the bridge carries now, as a target and as it is; where a change did
+/// not end, or someone removed the bridge, the network as it was before.
+fn target(record: &Record, live: &HostState) -> (Target, Option<Network>) {
     if live.link(&record.bridge.name).is_none() || recover::is_due(record) {
-        record.rolled_back(live, clock::since_boot().as_secs())
+        (record.rolled_back(live, clock::since_boot().as_secs()), None)
     } else {
-        record.returned(live)
+        let from = Network::of(live, &record.bridge.name);
+        (record.returned(live), Some(from))
     }
 }
 
@@ -216,14 +242,15 @@ fn carry_out(
     record: &Record,
     changing: Record,
     place: &Place,
-    target: &Target,
+    (target, from): &(Target, Option<Network>),
     adjust: &dyn Fn(&mut Plan),
     verification: &Verification,
     args: &Args,
 ) -> Result<(), Error> {
     let _held = HeldSignals::hold();
     let (watchdog, _) = place.begin(changing)?;
-    let reached = change::reach(target, adjust, &mut || verification.check(), args.verbose, words);
+    let check = &mut || verification.check();
+    let reached = change::reach(target, from.as_ref(), adjust, check, args.verbose, words);
     if let Err(cause) = reached {
         let back = Target {
             network: target.network.moved_to(&record.bridge.name),

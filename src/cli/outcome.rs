@@ -20,6 +20,14 @@ pub enum Error {
         /// What to do about it.
         remedy: String,
     },
+    /// Someone else changed what was to be moved, before anything was taken
+    /// away; the host is as it was before, but for that. It can be begun anew.
+    Disturbed {
+        /// What was changed.
+        message: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// Failed, and something is left.
     Left {
         /// What was being done, what the kernel answered, what is left.
@@ -46,7 +54,7 @@ impl Error {
     /// The exit status of the contract.
     pub fn status(&self) -> u8 {
         match self {
-            Self::Failed { .. } => 1,
+            Self::Failed { .. } | Self::Disturbed { .. } => 1,
             Self::Refused(_) => 3,
             Self::Left { .. } => 4,
         }
@@ -55,9 +63,9 @@ impl Error {
     /// What went wrong, and what to do about it.
     pub fn sentences(&self) -> (String, String) {
         match self {
-            Self::Failed { message, remedy } | Self::Left { message, remedy } => {
-                (message.clone(), remedy.clone())
-            }
+            Self::Failed { message, remedy }
+            | Self::Disturbed { message, remedy }
+            | Self::Left { message, remedy } => (message.clone(), remedy.clone()),
             Self::Refused(refusals) => {
                 let join =
                     |part: fn(&Refusal) -> &str| refusals.iter().map(part).collect::<Vec<_>>().join("; ");
@@ -74,7 +82,7 @@ impl Error {
         } else {
             let kind = match self {
                 Self::Refused(_) => "refused",
-                Self::Failed { .. } => "failed, the host is as it was before",
+                Self::Failed { .. } | Self::Disturbed { .. } => "failed, the host is as it was before",
                 Self::Left { .. } => "failed, and something is left",
             };
             match self {

@@ -45,21 +45,68 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     if !up.dry_run {
         place.refresh(args)?;
         place.recover(args)?;
-        live = dump::network().map_err(|error| Error::unreadable(&error))?;
+        live = change::look_again(live, &[&uplink, &up.bridge], false)?;
         if let Some(record) = standing(&place, &live, &uplink, &up.bridge)? {
             return already(record, args);
         }
     }
-    dump::add_settings(&mut live, &[&uplink, &up.bridge]);
+    let mut ready = ready(up, &mut live, &uplink, &why, &place, args)?;
+    if up.dry_run {
+        return dry_run(&ready, &why, args);
+    }
 
-    let mut refusals = refuse::up(&live, &uplink, &up.bridge);
+    say(&format!("uplink {uplink}: {why}"));
+    ready.warnings.iter().for_each(|text| warn(text));
+    let mut tries = 1;
+    let (record, watchdog) = loop {
+        let verification = Verification::before(&live, &uplink, &up.bridge, up.no_verify);
+        match carry_out(&ready.record, &place, &verification, up.confirm, args) {
+            Err(Error::Disturbed { .. }) if tries < change::TRIES => tries += 1,
+            done => break done?,
+        }
+        live = change::look_again(live, &[&uplink, &up.bridge], true)?;
+        ready = self::ready(up, &mut live, &uplink, &why, &place, args)?;
+    };
+    drop(lock);
+    if let Some(watchdog) = watchdog {
+        let confirmed = confirm::wait(&place, &record);
+        watchdog.await_end();
+        confirmed?;
+    }
+    if args.json {
+        print_json(&document(&record, &ready.planned, &ready.warnings));
+    } else {
+        what_next(&record);
+    }
+    Ok(())
+}
+
+/// A change that can begin.
+struct Ready {
+    record: Record,
+    /// The commands of its plan.
+    planned: Vec<String>,
+    warnings: Vec<String>,
+}
+
+/// Looks for what stands in the way of a change of `live`.
+fn ready(
+    up: &Up,
+    live: &mut HostState,
+    uplink: &IfName,
+    why: &str,
+    place: &Place,
+    args: &Args,
+) -> Result<Ready, Error> {
+    dump::add_settings(live, &[uplink, &up.bridge]);
+    let mut refusals = refuse::up(live, uplink, &up.bridge);
     refusals.extend(place.unusable(Some(&up.bridge)));
-    name_owners(&mut refusals, &live, &uplink);
-    let mut warnings = refuse::warnings(&live, &uplink);
-    let groups = multicast::joined(&uplink);
-    warnings.extend(refuse::joined_groups(&uplink, &up.bridge, &groups));
-    warnings.extend(doctor::before_up(&live, &uplink, &up.bridge));
-    let record = Record::of(&live, &uplink, &up.bridge, &place.identity, clock::now());
+    name_owners(&mut refusals, live, uplink);
+    let mut warnings = refuse::warnings(live, uplink);
+    let groups = multicast::joined(uplink);
+    warnings.extend(refuse::joined_groups(uplink, &up.bridge, &groups));
+    warnings.extend(doctor::before_up(live, uplink, &up.bridge));
+    let record = Record::of(live, uplink, &up.bridge, &place.identity, clock::now());
     let Some(record) = record.filter(|_| refusals.is_empty()) else {
         if up.dry_run && !args.json {
             print(&format!("# uplink {uplink}: {why}"));
@@ -69,34 +116,15 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
         }
         return Err(Error::Refused(refusals));
     };
-    let planned: Vec<String> = plan(&live, &record.bridged())
-        .commands()
-        .map(|c| c.to_string())
-        .collect();
-    if up.dry_run {
-        return dry_run(&record, &planned, &why, &warnings, args);
-    }
-
-    say(&format!("uplink {uplink}: {why}"));
-    warnings.iter().for_each(|text| warn(text));
-    let record = Record {
-        read_at: Some(clock::since_boot().as_secs()),
-        ..record
-    };
-    let verification = Verification::before(&live, &uplink, &up.bridge, up.no_verify);
-    let (record, watchdog) = carry_out(record, &place, &verification, up.confirm, args)?;
-    drop(lock);
-    if let Some(watchdog) = watchdog {
-        let confirmed = confirm::wait(&place, &record);
-        watchdog.await_end();
-        confirmed?;
-    }
-    if args.json {
-        print_json(&document(&record, &planned, &warnings));
-    } else {
-        what_next(&record);
-    }
-    Ok(())
+    let plan = plan(live, &record.bridged());
+    Ok(Ready {
+        record: Record {
+            read_at: (!up.dry_run).then(|| clock::since_boot().as_secs()),
+            ..record
+        },
+        planned: plan.commands().map(|c| c.to_string()).collect(),
+        warnings,
+    })
 }
 
 /// The uplink of the default route; where that leaves by a bridge of vmbr's,
@@ -204,21 +232,20 @@ fn document(record: &Record, plan: &[String], warnings: &[String]) -> serde_json
     })
 }
 
-fn dry_run(
-    record: &Record,
-    plan: &[String],
-    why: &str,
-    warnings: &[String],
-    args: &Args,
-) -> Result<(), Error> {
+fn dry_run(ready: &Ready, why: &str, args: &Args) -> Result<(), Error> {
+    let Ready {
+        record,
+        planned,
+        warnings,
+    } = ready;
     if args.json {
-        print_json(&document(record, plan, warnings));
+        print_json(&document(record, planned, warnings));
     } else {
         print(&format!("# uplink {}: {why}", record.uplink.name));
         warnings
             .iter()
             .for_each(|text| print(&format!("# warning: {text}")));
-        plan.iter().for_each(|line| print(line));
+        planned.iter().for_each(|line| print(line));
     }
     Ok(())
 }
@@ -226,16 +253,19 @@ fn dry_run(
 /// Gives the record as it is on disk then. Where the change has to be
 /// confirmed, the watchdog stays.
 fn carry_out(
-    record: Record,
+    record: &Record,
     place: &Place,
     verification: &Verification,
     confirm: Option<u32>,
     args: &Args,
 ) -> Result<(Record, Option<Watchdog>), Error> {
     let _held = HeldSignals::hold();
-    let (watchdog, record) = place.begin(record)?;
+    let (watchdog, record) = place.begin(record.clone())?;
+    // One that is down gets routes of its own when it is set up.
+    let from = Some(&record.before).filter(|_| record.uplink.up);
     let reached = change::reach(
         &record.bridged(),
+        from,
         &|_| {},
         &mut || verification.check(),
         args.verbose,

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::network::Sysctls;
-use super::{Address, IfName, Link, Neighbour, Nexthop, Route, Rule, is_default};
+use super::link::Traffic;
+use super::network::{Sysctls, all_alike};
+use super::slots::Slots;
+use super::{Address, IfName, Link, Neighbour, Network, Nexthop, Route, Rule, is_default};
 
 /// The network of a host (of one network namespace) at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -54,5 +56,52 @@ impl HostState {
     /// One setting of a device, or of `all` or `default`.
     pub fn sysctl(&self, name: &str, key: &str) -> Option<&str> {
         self.sysctls.get(name)?.get(key).map(String::as_str)
+    }
+
+    /// What of that on which a change of `devices` rests is not as it was in
+    /// `earlier`, in words; none where nothing has changed. That is what they
+    /// carry ([`Network::change_since`]), what hangs on them, and the routes of
+    /// other devices that stand beside theirs. Other devices may come and go.
+    pub fn change_since(&self, earlier: &Self, devices: &[&IfName]) -> Option<String> {
+        if self.hang_on(devices) != earlier.hang_on(devices) {
+            return Some(format!("the state of {}", devices.first()?));
+        }
+        for dev in devices {
+            if let Some(what) = Network::of(self, dev).change_since(&Network::of(earlier, dev)) {
+                return Some(format!("the {what} of {dev}"));
+            }
+        }
+        let (now, then) = (self.rivals(devices), earlier.rivals(devices));
+        (!all_alike(&now, &then, |(now, then)| now.same(then)))
+            .then(|| "the routes beside those of the uplink".to_owned())
+    }
+
+    /// What a plan asks of the devices themselves, and the names of their ports
+    /// and of what is made of them. Whether a device is ready to carry packets
+    /// follows from its carrier a moment later, and is waited for.
+    fn hang_on<'a>(&'a self, devices: &'a [&IfName]) -> (Vec<Link>, Vec<&'a IfName>) {
+        let plain = |link: &Link| Link {
+            running: false,
+            port: None,
+            traffic: Traffic::default(),
+            ..link.clone()
+        };
+        let named = devices.iter().filter_map(|name| self.link(name)).map(plain);
+        let is_one = |name: &Option<IfName>| name.as_ref().is_some_and(|name| devices.contains(&name));
+        let hang = self
+            .links
+            .iter()
+            .filter(|l| is_one(&l.master) || is_one(&l.lower));
+        (named.collect(), hang.map(|link| &link.name).collect())
+    }
+
+    /// Routes of other devices at the places of those of `devices`.
+    fn rivals(&self, devices: &[&IfName]) -> Vec<&Route> {
+        let uses = |r: &Route| devices.iter().any(|dev| r.uses(dev));
+        let slots = Slots::of(&self.routes);
+        let others = self.routes.iter().filter(|r| !uses(r));
+        others
+            .filter(|r| slots.near(r).any(|near| uses(near) && !near.belongs_to_kernel()))
+            .collect()
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::FOREVER;
 use super::slots::Slots;
-use super::{Address, HostState, IfName, Neighbour, Nexthop, Route, Rule, is_default, nexthop};
+use super::{Address, Family, HostState, IfName, Neighbour, Nexthop, Route, Rule, is_default, nexthop};
 
 /// Per-device settings under /proc/sys/net, by `ipv4/conf/rp_filter`: the
 /// path without the device's part.
@@ -136,6 +136,42 @@ impl Network {
         }
     }
 
+    /// What is not as it was in `earlier`, in a word or two; none where nothing
+    /// has changed. Lifetimes that run down, what an advertisement renews,
+    /// learned neighbours and settings count for nothing.
+    pub fn change_since(&self, earlier: &Self) -> Option<&'static str> {
+        let same_address = |(now, then): (&Address, &Address)| {
+            if now.family() == Family::V6 && !now.is_permanent() && !then.is_permanent() {
+                let (preferred, valid) = (then.preferred, then.valid);
+                let renewed = Address {
+                    preferred,
+                    valid,
+                    ..now.clone()
+                };
+                renewed.same_content(then)
+            } else {
+                now.same_content(then)
+            }
+        };
+        let configured = |network: &Self| -> Vec<Neighbour> {
+            let all = network.neighbours.iter();
+            all.filter(|n| n.is_configured()).cloned().collect()
+        };
+        if !all_alike(&self.addresses, &earlier.addresses, same_address) {
+            Some("addresses")
+        } else if !all_alike(&self.routes, &earlier.routes, |(now, then)| now.same(then)) {
+            Some("routes")
+        } else if self.nexthops != earlier.nexthops {
+            Some("nexthop objects")
+        } else if self.rules != earlier.rules {
+            Some("rules")
+        } else if configured(self) != configured(earlier) {
+            Some("configured neighbours")
+        } else {
+            None
+        }
+    }
+
     /// Whether there is nothing to move: no address, route, nexthop object,
     /// rule or configured neighbour.
     pub fn is_bare(&self) -> bool {
@@ -145,6 +181,11 @@ impl Network {
             && self.rules.is_empty()
             && !self.neighbours.iter().any(Neighbour::is_configured)
     }
+}
+
+/// Whether two lists are, one by one, alike.
+pub(super) fn all_alike<T>(now: &[T], then: &[T], alike: impl Fn((&T, &T)) -> bool) -> bool {
+    now.len() == then.len() && now.iter().zip(then).all(alike)
 }
 
 #[cfg(test)]
@@ -198,5 +239,31 @@ mod tests {
             ]
         );
         assert_eq!(network.aged(0), network);
+    }
+
+    #[test]
+    fn time_that_passes_is_no_change() {
+        let network = |addresses: &[Address]| Network {
+            dev: "eth0".parse().unwrap(),
+            addresses: addresses.to_vec(),
+            routes: Vec::new(),
+            nexthops: Vec::new(),
+            neighbours: Vec::new(),
+            rules: Vec::new(),
+            sysctls: Sysctls::new(),
+        };
+        let leased = |seconds| address("192.0.2.21", seconds, seconds);
+        let learned = |seconds| address("2001:db8::1", seconds, seconds);
+        let before = network(&[leased(100), learned(100)]);
+        assert_eq!(before.change_since(&before), None);
+        assert_eq!(network(&[leased(98), learned(9_000)]).change_since(&before), None);
+        for changed in [
+            vec![leased(9_000), learned(100)],
+            vec![leased(100), learned(FOREVER)],
+            vec![learned(100), leased(100)],
+            vec![leased(100)],
+        ] {
+            assert_eq!(network(&changed).change_since(&before), Some("addresses"));
+        }
     }
 }

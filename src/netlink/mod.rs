@@ -10,10 +10,12 @@
 //! - [`nexthop`]: the messages of nexthop objects, which no crate has.
 //! - [`sysctl`]: the settings under /proc/sys/net.
 //! - [`bridges`]: the options of bridges.
+//! - [`changes`]: what the kernel tells of changes.
 //! - [`ports`]: many TAPs at once.
 #![forbid(unsafe_code)]
 
 pub mod bridges;
+pub mod changes;
 pub mod dump;
 pub mod multicast;
 pub mod nexthop;
