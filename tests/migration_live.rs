@@ -12,12 +12,17 @@ mod host;
 #[path = "common/router.rs"]
 mod router;
 
+use std::collections::BTreeSet;
+use std::process::{Child, Stdio};
+use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
-use common::{Ended, wait_until};
-use host::{Host, MAC, ping};
+use common::{Ended, Namespace, wait_until};
+use host::{Host, MAC, ping, script_in};
 use router::Router;
 
 /// How long the kernel and the programs may take for what they do at once.
@@ -232,4 +237,73 @@ fn a_guest_with_a_lower_mac_leaves_the_bridges() {
     assert_eq!(host.ns.link("br0").unwrap()["address"], MAC);
     host.ping_both_ways(Some("192.0.2.21"), Some("2001:db8::21"));
     assert_ok(&host.vmbr(&["down"]));
+}
+
+/// An echo request every two milliseconds.
+struct Echoes(Child);
+
+impl Echoes {
+    fn start(ns: &Namespace, from: &str, to: &str) -> Self {
+        let mut command = ns.command("ping");
+        command.args(["-n", "-i", "0.002", "-I", from, to]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        Self(command.spawn().unwrap())
+    }
+
+    /// The requests that were not answered, and how many were. What is under
+    /// way at the end is not counted.
+    fn lost(self) -> (Vec<u32>, usize) {
+        kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+        let output = self.0.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let number = |line: &str| line.split_once("icmp_seq=")?.1.split(' ').next()?.parse().ok();
+        let answered: BTreeSet<u32> = text.lines().filter_map(number).collect();
+        let last = answered.last().copied().unwrap_or(0);
+        let lost = (1..last).filter(|number| !answered.contains(number));
+        (lost.collect(), answered.len())
+    }
+}
+
+/// `up` and `down` lose at most one packet of those that take the default
+/// routes, each way and in each family. The routes go by nexthop objects, which
+/// move with the flip.
+#[test]
+fn default_routes_by_nexthop_objects_lose_at_most_one_packet() {
+    let host = Host::new(
+        "loss-objects",
+        "ip link set eth0 up
+         ip addr add 192.0.2.21/24 brd + dev eth0
+         ip addr add 2001:db8::21/64 dev eth0 nodad
+         until ip nexthop add id 1 via 192.0.2.1 dev eth0 2>/dev/null; do sleep 0.05; done
+         ip nexthop add id 6 via 2001:db8::1 dev eth0
+         ip nexthop add id 16 group 6
+         ip route add default nhid 1
+         ip -6 route add default nhid 16",
+    );
+    let before = host.state();
+    script_in(
+        &host.lan,
+        "ip addr add 203.0.113.1/32 dev lo; ip addr add 2001:db8:ff::1/128 dev lo nodad",
+    );
+    let ends = [("192.0.2.21", "203.0.113.1"), ("2001:db8::21", "2001:db8:ff::1")];
+    for args in [&["up", "eth0"][..], &["down"]] {
+        let mut echoes = Vec::new();
+        for (near, far) in ends {
+            reaches(&host, far);
+            echoes.push((format!("{near} to {far}"), Echoes::start(&host.ns, near, far)));
+            echoes.push((format!("{far} to {near}"), Echoes::start(&host.lan, far, near)));
+        }
+        thread::sleep(Duration::from_millis(200));
+        let ended = host.vmbr(args);
+        // A neighbour entry that cannot be confirmed takes a second to fail.
+        thread::sleep(Duration::from_millis(1200));
+        assert_ok(&ended);
+        for (way, echoes) in echoes {
+            let (lost, answered) = echoes.lost();
+            println!("{args:?}: {way}: lost {lost:?}, answered {answered}");
+            assert!(answered > 200, "{args:?}: {way}: only {answered} were answered");
+            assert!(lost.len() <= 1, "{args:?}: {way}: lost {lost:?}");
+        }
+    }
+    before.assert_same(&host.state());
 }
