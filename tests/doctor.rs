@@ -12,11 +12,17 @@ mod host;
 #[path = "common/site.rs"]
 mod site;
 
+use std::thread;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use common::{Namespace, VethEnd, veth_pair};
+use common::{Namespace, VethEnd, veth_pair, wait_until};
 use host::{MAC, ping, script_in};
 use site::Site;
+
+/// How long what is done at once may take.
+const SOON: Duration = Duration::from_secs(6);
 
 /// A bridge that vmbr did not make, with a guest.
 const FOREIGN: &str = "
@@ -292,4 +298,47 @@ fn bridge_netfilter_with_a_forward_chain_that_drops() {
         }
     );
     assert!(!host.fixes().exists());
+}
+
+/// What served the bridge goes with it, however it goes; what doctor did for
+/// the rest of the host is no part of `up`, and waits for `down`.
+#[test]
+fn what_was_mended_goes_with_an_up_that_is_led_back() {
+    let host = Site::new("doctor-led-back", "");
+    let mode = || host.sh("stat -c %a /dev/net/tun");
+    host.sh("chmod 600 /dev/net/tun");
+    host.fix("tun-mode");
+    host.sh("nft add table inet fw
+        nft add chain inet fw f '{ type filter hook forward priority 0; policy drop; }'");
+    let rules = || host.sh("nft list ruleset");
+    let before = rules();
+    let mend = || {
+        host.vmbr(&["doctor", "--fix"]);
+        assert!(rules().contains("br0"), "the trouble is none, or is not mended");
+    };
+
+    let up = thread::scope(|scope| {
+        let up = scope.spawn(|| host.vmbr(&["up", "eth0", "--confirm=3"]));
+        let waits = || host.vmbr(&["status", "br0"]).stdout.contains("vmbr confirm br0");
+        assert!(wait_until(SOON, waits), "it does not wait to be confirmed");
+        mend();
+        up.join().unwrap()
+    });
+    assert_eq!(up.code(), 1, "{up:?}");
+    assert!(wait_until(SOON, || rules() == before), "{}", rules());
+    assert_eq!(mode(), "666\n");
+
+    host.up();
+    mend();
+    let path = host.fixes().with_file_name("br0.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut record: Value = serde_json::from_str(&text).unwrap();
+    record["progress"] = "changing".into();
+    std::fs::write(&path, record.to_string()).unwrap();
+    host.vmbr(&["recover"]).ok();
+    assert_eq!(rules(), before);
+    assert_eq!(mode(), "666\n");
+
+    host.down();
+    assert_eq!(mode(), "600\n");
 }

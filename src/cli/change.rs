@@ -17,6 +17,7 @@ use crate::plan::{Holder, Plan, Record, Refusal, Stage, Target};
 use crate::sys::syslog::Severity;
 
 use super::args::Args;
+use super::doctor;
 use super::outcome::{Error, log, say};
 use super::warn;
 
@@ -151,6 +152,9 @@ impl Place {
             Err(error) => (Severity::Error, error.sentences().0),
         };
         log(severity, &text);
+        if done.is_ok() {
+            doctor::undo_led_back(self, record);
+        }
         done
     }
 

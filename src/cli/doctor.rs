@@ -9,6 +9,7 @@ use crate::doctor::fixes::Fixes;
 use crate::doctor::mend::{self, Undone};
 use crate::doctor::{self, Change, Finding, Severity, gather};
 use crate::model::IfName;
+use crate::plan::Record;
 use crate::sys::syslog;
 
 use super::args::{Args, Doctor};
@@ -144,10 +145,22 @@ pub fn announce(place: &Place, gone: &IfName) {
 /// After `down`: undoes what doctor did for a bridge that is gone; where vmbr
 /// has no bridge left, everything. What fails is said, and fails nothing else.
 pub fn undo(place: &Place, gone: Option<&IfName>) {
-    let last = is_last(place, gone);
+    undo_all(place, gone, is_last(place, gone));
+}
+
+/// After a change was led back: undoes what doctor did for the bridge that is
+/// gone. What it did for the rest of the host was there before an `up`, or was
+/// asked for by itself: that stays until a `down`, and the end of one that was
+/// cut short is one.
+pub fn undo_led_back(place: &Place, record: &Record) {
+    let gone = Some(&record.bridge.name);
+    undo_all(place, gone, record.end.is_some() && is_last(place, gone));
+}
+
+fn undo_all(place: &Place, gone: Option<&IfName>, last: bool) {
     let mut fixes = match Fixes::load(&place.store) {
         Ok(fixes) => fixes,
-        Err(why) => return warn(&format!("what doctor changed cannot be undone: {why}")),
+        Err(why) => return complain(&format!("what doctor changed cannot be undone: {why}")),
     };
     mend::undo(&mut fixes, gone, last, &mut |change, undone| match undone {
         Ok(Undone::Yes) => say(&format!("- undoing what doctor changed: {}", words(change))),
@@ -156,11 +169,17 @@ pub fn undo(place: &Place, gone: Option<&IfName>) {
             words(change)
         )),
         Ok(Undone::Gone) => {}
-        Err(why) => warn(&format!(
+        Err(why) => complain(&format!(
             "cannot undo what doctor changed: {}: {why}",
             words(change)
         )),
     });
+}
+
+/// A watchdog has nobody to speak to but the log.
+fn complain(text: &str) {
+    warn(text);
+    log(syslog::Severity::Warning, text);
 }
 
 /// A change in a few words.

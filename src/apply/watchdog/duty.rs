@@ -48,11 +48,12 @@ pub struct Duty {
     pub bridge: IfName,
 }
 
-/// Serves until the change has ended, or was led back.
+/// Serves until the change has ended, or was led back; then `led_back` is
+/// called, under the lock.
 ///
 /// # Errors
 /// What kept it from being ready; then the parent changes nothing.
-pub fn serve(duty: &Duty) -> io::Result<()> {
+pub fn serve(duty: &Duty, led_back: &dyn Fn(&Record)) -> io::Result<()> {
     let parent = duty.parent.hold()?;
     detach();
     enter(&duty.parent, &parent)?;
@@ -64,6 +65,7 @@ pub fn serve(duty: &Duty) -> io::Result<()> {
         bridge: &duty.bridge,
         store,
         watch,
+        led_back,
     };
     report(duty, &dog.me)?;
     dog.serve();
@@ -121,6 +123,7 @@ struct Dog<'a> {
     bridge: &'a IfName,
     store: Store,
     watch: Watch,
+    led_back: &'a dyn Fn(&Record),
 }
 
 impl Dog<'_> {
@@ -192,10 +195,13 @@ impl Dog<'_> {
         };
         let uplink = &record.uplink.name;
         match recover::recover(&self.store, &record, reason) {
-            Ok(()) => log(&format!(
-                "{uplink} carries its network itself again, {} is gone: {reason}",
-                self.bridge
-            )),
+            Ok(()) => {
+                log(&format!(
+                    "{uplink} carries its network itself again, {} is gone: {reason}",
+                    self.bridge
+                ));
+                (self.led_back)(&record);
+            }
             Err(error) => log(&format!(
                 "cannot lead the network back to {uplink} ({reason}): {error}; try 'vmbr recover'"
             )),
