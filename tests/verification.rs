@@ -85,7 +85,7 @@ fn at_once(cases: &[&(dyn Fn() + Sync)]) {
 
 /// What falls silent takes the change back, wherever the gateway stands: in
 /// either family, in a nexthop object, in one of several hops, in a table of
-/// its own, behind an IPv4 route by IPv6.
+/// its own, behind an IPv4 route by IPv6, among many.
 #[test]
 fn a_gateway_that_falls_silent() {
     let (v4, v6) = ("192.0.2.1", "2001:db8::1");
@@ -119,8 +119,33 @@ fn a_gateway_that_falls_silent() {
                 ip route replace default via inet6 fe80::2 dev eth0";
             refused("other-family", other, "ether type ip6", &["fe80::2"], &[]);
         },
+        &of_many_gateways_those_of_the_default_routes_are_asked,
         &down_is_taken_back_too,
     ]);
+}
+
+/// More gateways than are asked: those of the default routes are among them,
+/// though they have the highest addresses.
+fn of_many_gateways_those_of_the_default_routes_are_asked() {
+    let more = "
+        for i in $(seq 40); do ip route add 10.0.$i.0/24 via 192.0.2.$((100 + i)); done
+        ip route replace default via 192.0.2.201
+        ip -6 route replace default via 2001:db8::ffff";
+    let victim = Victim::new("many", &format!("{ORDINARY}\n{more}"));
+    script_in(
+        &victim.host.lan,
+        "for i in $(seq 101 140) 201; do ip addr add 192.0.2.$i/24 dev lan0; done
+         ip addr add 2001:db8::ffff/64 dev lan0 nodad",
+    );
+    deaf_by_bridge(&victim, "input", "arp saddr ip 192.0.2.201");
+    victim
+        .host
+        .sh("nft add rule bridge fabric input ether type ip6 drop");
+    let up = victim.host.vmbr(&["up", "eth0"]);
+    assert_taken_back(&victim, &up, &["192.0.2.201", "2001:db8::ffff"]);
+    victim.host.sh("nft delete table bridge fabric");
+    victim.bring_to(Whole::Bridge).unwrap();
+    victim.bring_to(Whole::Nic).unwrap();
 }
 
 /// Questions about the two gateways that have come to the router.

@@ -20,6 +20,7 @@ use crate::sys::packet::{ARP, PacketSocket};
 /// Time between two questions.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// More gateways than this are not asked: a routing table may have thousands.
+/// Those of the widest routes are, the default routes' first of all.
 pub const MOST: usize = 32;
 /// `ARPOP_REQUEST` and `ARPOP_REPLY` (RFC 826).
 const REQUEST: u8 = 1;
@@ -44,13 +45,7 @@ impl Question {
     /// them that are in `only`. None where there is no such device.
     pub fn of(live: &HostState, dev: &IfName, only: Option<&BTreeSet<IpAddr>>) -> Option<Self> {
         let link = live.link(dev)?;
-        let hops = live.routes.iter().flat_map(|route| &route.hops);
-        let by_dev = hops.filter(|hop| hop.dev.as_ref() == Some(dev));
-        let gateways: BTreeSet<IpAddr> = by_dev.filter_map(|hop| hop.via).collect();
-        let gateways = match only {
-            Some(only) => only.clone(),
-            None => gateways.into_iter().take(MOST).collect(),
-        };
+        let gateways = only.map_or_else(|| gateways_of(live, dev), BTreeSet::clone);
         Some(Self {
             index: link.index,
             mac: link.mac?,
@@ -156,6 +151,25 @@ impl Question {
             answered.extend(sender.filter(|sender| self.gateways.contains(sender)));
         }
     }
+}
+
+/// The gateways of the routes by `dev`, at most [`MOST`].
+fn gateways_of(live: &HostState, dev: &IfName) -> BTreeSet<IpAddr> {
+    let hops = live
+        .routes
+        .iter()
+        .flat_map(|route| route.hops.iter().map(move |hop| (route.dst.len, hop)));
+    let by_dev = hops.filter(|(_, hop)| hop.dev.as_ref() == Some(dev));
+    let ranked: BTreeSet<(u8, IpAddr)> = by_dev
+        .filter_map(|(width, hop)| Some((width, hop.via?)))
+        .collect();
+    let mut gateways = BTreeSet::new();
+    for (_, gateway) in ranked {
+        if gateways.len() < MOST {
+            gateways.insert(gateway);
+        }
+    }
+    gateways
 }
 
 /// A raw ICMPv6 socket on one device; the kernel chooses the source address.
