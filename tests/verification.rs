@@ -14,7 +14,7 @@ mod frames;
 #[path = "common/host.rs"]
 mod host;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,15 +24,17 @@ use serde_json::Value;
 use common::Ended;
 use common::strike::Moment;
 use crash::{ORDINARY, Victim, Whole};
-use frames::{BROADCAST, Flood, arp, frame, mac_of};
+use frames::{ALL_NODES, BROADCAST, Flood, Sender, advertisement, arp, frame, mac, mac_of};
 use host::script_in;
 
 const ARP: u16 = 0x0806;
+const IPV6: u16 = 0x86dd;
 /// A verification asks for five seconds at most; the way back, and a machine
 /// with other work, take their time.
 const VERDICT: Duration = Duration::from_secs(15);
 
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 21);
 
 /// What a host hears, or says, through a bridge is lost where it matches; on
 /// the NIC itself nothing is.
@@ -249,6 +251,81 @@ fn down_is_taken_back_too() {
     script_in(&victim.host.lan, "nft delete table netdev fabric");
     assert_eq!(victim.is_back(), Ok(Whole::Bridge));
     victim.bring_to(Whole::Nic).unwrap();
+}
+
+/// What a hostile or broken neighbour says all the time, none of it an answer
+/// to a question of this host.
+fn noise(victim: &Victim) -> Vec<Vec<u8>> {
+    let router = mac_of(&victim.host.lan, "lan0");
+    let host = mac(host::MAC);
+    let stranger = mac("02:00:00:00:00:99");
+    let router_6: Ipv6Addr = "2001:db8::1".parse().unwrap();
+    let host_6: Ipv6Addr = "2001:db8::21".parse().unwrap();
+    let all_nodes: Ipv6Addr = "ff02::1".parse().unwrap();
+    let other = Ipv4Addr::new(192, 0, 2, 50);
+    let arps = [
+        // As a router does that took over; and what a switch floods.
+        (BROADCAST, arp(2, (router, ROUTER), (BROADCAST, ROUTER))),
+        (BROADCAST, arp(2, (router, ROUTER), (stranger, other))),
+        // A wrong operation, a wrong sender.
+        (host, arp(1, (router, ROUTER), (host, HOST))),
+        (host, arp(7, (router, ROUTER), (host, HOST))),
+        (host, arp(2, (router, other), (host, HOST))),
+        // Cut off, of another hardware, of no length at all.
+        (host, arp(2, (router, ROUTER), (host, HOST))[..20].to_vec()),
+        (
+            host,
+            [&[0, 6], &arp(2, (router, ROUTER), (host, HOST))[2..]].concat(),
+        ),
+        (host, Vec::new()),
+    ];
+    // Unsolicited, to all and to this host; of another; cut off.
+    let advertisements = [
+        (ALL_NODES, advertisement(all_nodes, router_6, 0xa0, router)),
+        (host, advertisement(host_6, router_6, 0xa0, router)),
+        (
+            host,
+            advertisement(host_6, "2001:db8::50".parse().unwrap(), 0xe0, router),
+        ),
+        (host, advertisement(host_6, router_6, 0xe0, router)[..60].to_vec()),
+        (host, Vec::new()),
+    ];
+    let arps = arps.map(|(to, packet)| frame(to, router, ARP, &packet));
+    let advertisements = advertisements.map(|(to, packet)| frame(to, router, IPV6, &packet));
+    arps.into_iter().chain(advertisements).collect()
+}
+
+/// The fabric drops what this host says by bridge, but what the gateways tell
+/// everyone comes through.
+#[test]
+fn what_is_no_answer() {
+    at_once(&[
+        &|| {
+            let victim = Victim::new("noise", ORDINARY);
+            deaf_by_bridge(&victim, "output", "ether type { arp, ip6 }");
+            let sender = Sender::on(&victim.host.lan, "lan0");
+            let up = sender.repeat(&noise(&victim), || victim.host.vmbr(&["up", "eth0"]));
+            assert_taken_back(&victim, &up, &["192.0.2.1", "2001:db8::1"]);
+        },
+        // Among it the answers are heard. Nor is it taken for one before: it
+        // would be missed after.
+        &|| {
+            let victim = Victim::new("noise-before", ORDINARY);
+            let sender = Sender::on(&victim.host.lan, "lan0");
+            sender.repeat(&noise(&victim), || {
+                for args in [["up", "eth0"], ["down", "br0"]] {
+                    let ended = victim.host.vmbr(&args);
+                    assert_eq!(ended.code(), 0, "{ended:?}");
+                    assert!(!ended.stderr.contains("no answer"), "{ended:?}");
+                }
+                silence(&victim);
+                let up = victim.host.vmbr(&["up", "eth0"]);
+                assert_eq!(up.code(), 0, "{up:?}");
+                let told = "no answer from the gateway 192.0.2.1, 2001:db8::1";
+                assert!(up.stderr.contains(told), "{up:?}");
+            });
+        },
+    ]);
 }
 
 /// More frames than anyone reads do not keep `up` from its verdict.
