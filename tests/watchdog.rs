@@ -1,0 +1,319 @@
+//! The watchdog as a process: what it has, what it is told by mistake, and
+//! that it leads the host back wherever `vmbr` was run.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at the first surprise"
+)]
+
+mod common;
+#[path = "common/crash.rs"]
+mod crash;
+#[path = "common/host.rs"]
+mod host;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::Value;
+
+use common::strike::{Moment, Tracee};
+use common::{Namespace, run, wait_until};
+use crash::{LIMIT, ORDINARY, PATIENCE, VMBR, Victim, Whole};
+
+/// A `vmbr` that runs, killed at the end.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+
+    fn kill(mut self) -> Instant {
+        let at = Instant::now();
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        at
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The state that `status` gives a bridge.
+fn state_of(victim: &Victim, bridge: &str) -> Option<String> {
+    let document: Value = serde_json::from_str(&victim.host.vmbr(&["status", "--json"]).ok()).unwrap();
+    let bridges = document["bridges"].as_array()?;
+    let bridge = bridges.iter().find(|found| found["name"] == bridge)?;
+    bridge["state"].as_str().map(str::to_owned)
+}
+
+fn await_state(victim: &Victim, bridge: &str, state: &str) {
+    let reached = wait_until(PATIENCE, || state_of(victim, bridge).as_deref() == Some(state));
+    assert!(reached, "{bridge} is not {state}: {:?}", state_of(victim, bridge));
+}
+
+fn assert_gone(victim: &Victim, bridge: &str, patience: Duration) {
+    let gone = wait_until(patience, || victim.host.ns.link(bridge).is_none());
+    assert!(gone, "{bridge} is still there: {:?}", victim.records());
+}
+
+/// The arguments of `sh` that become `vmbr ARGS` after a line of shell, with
+/// the records in the usual place.
+fn after(victim: &Victim, line: &str, args: &[&str]) -> Vec<String> {
+    let records = victim.host.records().to_str().unwrap();
+    let before = ["-c", line, "bash", VMBR, "--state-dir", records];
+    before.iter().chain(args).map(|word| (*word).to_owned()).collect()
+}
+
+/// `vmbr ARGS` after a line of shell, held before its first instruction.
+fn held(victim: &Victim, line: &str, args: &[&str]) -> Tracee {
+    let words = after(victim, line, args);
+    let mut all = vec!["bash"];
+    all.extend(words.iter().map(String::as_str));
+    Tracee::start(&victim.host.ns, &victim.host.records().join("said"), &all)
+}
+
+/// Goes on to the next change of this kind.
+fn go_on_to(tracee: &mut Tracee, kind: &str, moment: Moment) {
+    loop {
+        let call = tracee.next_change().unwrap_or_else(|| panic!("no {kind}"));
+        if call.starts_with(kind) {
+            break;
+        }
+    }
+    if moment == Moment::After {
+        tracee.end_of_call().unwrap();
+    }
+}
+
+/// A field of /proc/PID/stat, counted as proc_pid_stat(5) does.
+fn stat(pid: i32, field: usize) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = text.rsplit_once(") ").unwrap();
+    rest.split(' ').nth(field - 3).unwrap().to_owned()
+}
+
+fn descriptors(pid: i32) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    // One that is closed meanwhile has no link.
+    let entries = entries.filter_map(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        Some((name, fs::read_link(entry.path()).ok()?.display().to_string()))
+    });
+    entries.collect()
+}
+
+#[test]
+fn it_is_gone_when_the_command_ends() {
+    let victim = Victim::new("gone", ORDINARY);
+    for _ in 0..3 {
+        for args in [["up", "eth0"], ["down", "br0"]] {
+            victim.vmbr(&args, &[0]).unwrap();
+            assert_eq!(victim.alive(), [] as [i32; 0], "after {args:?}");
+        }
+    }
+    assert_eq!(victim.is_back(), Ok(Whole::Nic));
+}
+
+/// A process in a namespace whose descriptor 0 is a pipe, or /dev/null.
+fn other_process(ns: &Namespace, input: Stdio) -> (Running, String) {
+    let mut command = ns.command("tail");
+    command.args(["-f", "-"]).stdin(input).stdout(Stdio::null());
+    let child = Running(command.spawn().unwrap());
+    let becomes =
+        || fs::read_to_string(format!("/proc/{}/comm", child.pid())).is_ok_and(|comm| comm == "tail\n");
+    assert!(wait_until(PATIENCE, becomes));
+    let started = stat(child.pid(), 22);
+    (child, started)
+}
+
+/// One that is started beside a bridge that stands waits, and ends with its
+/// parent; the bridge is none of its business.
+#[test]
+fn a_stray_one_touches_no_bridge_that_stands() {
+    let victim = Victim::new("stray", ORDINARY);
+    victim.bring_to(Whole::Bridge).unwrap();
+    let (parent, started) = other_process(&victim.host.ns, Stdio::piped());
+    let numbers = [parent.pid().to_string(), started];
+    let mut stray = victim.host.command(&["watchdog", "--ready=0", "--bridge=br0"]);
+    stray.args([
+        format!("--parent={}", numbers[0]),
+        format!("--started={}", numbers[1]),
+    ]);
+    let mut stray = Running::start(&mut stray);
+    assert!(wait_until(PATIENCE, || descriptors(stray.pid())
+        .values()
+        .any(|name| name.contains("pidfd"))));
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(
+        stray.0.try_wait().unwrap(),
+        None,
+        "it has ended before its parent"
+    );
+    parent.kill();
+    assert!(wait_until(LIMIT, || stray
+        .0
+        .try_wait()
+        .unwrap()
+        .is_some_and(|status| status.success())));
+    assert_eq!(victim.is_back(), Ok(Whole::Bridge));
+    victim.bring_to(Whole::Nic).unwrap();
+}
+
+/// The directory of the records is told in the terms of who calls.
+#[test]
+fn a_relative_directory_of_records() {
+    let victim = Victim::new("relative", ORDINARY);
+    let records = victim.host.records().join("here");
+    let mut command = victim.host.ns.command(VMBR);
+    command.current_dir(victim.host.records());
+    command.args(["--state-dir", "here/../here", "up", "eth0", "--confirm=1"]);
+    fs::create_dir(&records).unwrap();
+    let up = Running::start(&mut command);
+    let record = || -> Option<PathBuf> {
+        let directory = fs::read_dir(&records).ok()?.flatten().next()?;
+        Some(directory.path().join("br0.json")).filter(|path| path.exists())
+    };
+    let waits =
+        || record().is_some_and(|path| fs::read_to_string(path).is_ok_and(|text| text.contains("awaiting")));
+    assert!(wait_until(PATIENCE, waits));
+    up.kill();
+    assert_gone(&victim, "br0", Duration::from_secs(1) + LIMIT);
+    assert!(wait_until(LIMIT, || record().is_none() && victim.alive().is_empty()));
+    assert_eq!(victim.is_back(), Ok(Whole::Nic));
+}
+
+/// The lock of a host's namespace, held by the test.
+fn hold_lock(victim: &Victim) -> Flock<fs::File> {
+    let mut entries = fs::read_dir(victim.host.records()).unwrap().flatten();
+    let directory = entries.find(|entry| entry.path().is_dir()).unwrap();
+    let path = Path::new("/run/vmbr").join(format!("{}.lock", directory.file_name().display()));
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    Flock::lock(file, FlockArg::LockExclusive).unwrap()
+}
+
+/// While another vmbr is at work none begins; and a deadline that passes
+/// meanwhile is kept as soon as that one is done.
+#[test]
+fn another_vmbr_has_the_lock() {
+    let victim = Victim::new("locked", ORDINARY);
+    let lock = hold_lock(&victim);
+    for args in [["up", "eth0"], ["down", "br0"]] {
+        let ended = victim.vmbr(&args, &[3]).unwrap();
+        assert!(ended.stderr.contains("another vmbr"), "{ended:?}");
+    }
+    assert_eq!(victim.is_back(), Ok(Whole::Nic));
+    drop(lock);
+
+    let up = Running::start(&mut victim.host.command(&["up", "eth0", "--confirm=1"]));
+    await_state(&victim, "br0", "awaiting-confirm");
+    let lock = hold_lock(&victim);
+    up.kill();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(
+        victim.host.ns.link("br0").is_some(),
+        "it was taken from another vmbr"
+    );
+    assert_eq!(victim.alive().len(), 1, "the watchdog gave up");
+    drop(lock);
+    assert_gone(&victim, "br0", LIMIT);
+    assert!(wait_until(LIMIT, || victim.alive().is_empty()));
+    assert_eq!(victim.is_back(), Ok(Whole::Nic));
+}
+
+/// Each bridge has its watchdog; what happens to one is nothing to the other.
+#[test]
+fn two_bridges_at_once() {
+    let second = "
+        ip link set eth1 up
+        ip addr add 198.51.100.21/24 dev eth1
+        ip route add 203.0.113.0/24 via 198.51.100.1";
+    let mut victim = Victim::new("two", &format!("{ORDINARY}{second}"));
+    victim.vmbr(&["up", "eth1", "--bridge", "br1"], &[0]).unwrap();
+    victim.vmbr(&["down", "br1"], &[0]).unwrap();
+    victim.before = victim.host.state();
+
+    let first = Running::start(&mut victim.host.command(&["up", "eth0", "--confirm=4"]));
+    await_state(&victim, "br0", "awaiting-confirm");
+    let deadline = Instant::now() + Duration::from_secs(4);
+    let mut up = held(&victim, "exec \"$@\"", &["up", "eth1", "--bridge", "br1"]);
+    go_on_to(&mut up, "netlink flip", Moment::After);
+    up.kill();
+    assert_gone(&victim, "br1", LIMIT);
+    assert!(wait_until(LIMIT, || victim.alive().len() == 2));
+    assert_eq!(state_of(&victim, "br0").as_deref(), Some("awaiting-confirm"));
+
+    let confirm = ["up", "eth1", "--bridge", "br1", "--confirm=20"];
+    let mut other = Running::start(&mut victim.host.command(&confirm));
+    await_state(&victim, "br1", "awaiting-confirm");
+    assert_eq!(victim.alive().len(), 4, "two commands, two watchdogs");
+    let which = victim.vmbr(&["confirm"], &[3]).unwrap();
+    assert!(which.stderr.contains("br0, br1"), "{which:?}");
+    victim.vmbr(&["confirm", "br1"], &[0]).unwrap();
+    assert!(other.0.wait().unwrap().success());
+
+    first.kill();
+    assert_gone(
+        &victim,
+        "br0",
+        deadline.saturating_duration_since(Instant::now()) + LIMIT,
+    );
+    assert!(wait_until(LIMIT, || victim.alive().is_empty()));
+    assert_eq!(state_of(&victim, "br1").as_deref(), Some("settled"));
+    victim.vmbr(&["down", "br1"], &[0]).unwrap();
+    assert_eq!(victim.is_back(), Ok(Whole::Nic));
+}
+
+/// Run with nobody who hears, or where little is allowed: done where it can be,
+/// and back on the NIC where it is killed.
+#[test]
+fn in_unusual_places() {
+    let _alone = crash::alone();
+    let victim = Victim::new("places", ORDINARY);
+    let out = format!("exec nsenter --mount=/proc/{}/ns/mnt \"$@\"", std::process::id());
+    let address = ("netlink new address", Moment::After);
+    let before = ("netlink flip", Moment::Before);
+    let after_flip = ("netlink flip", Moment::After);
+    for (line, (kind, moment)) in [
+        ("exec \"$@\" <&- >&- 2>&-", after_flip),
+        // A pipe whose reader is gone.
+        ("exec \"$@\" > >(exit) 2>&1", before),
+        ("cd $(mktemp -d) && rmdir $PWD && exec \"$@\"", address),
+        // A container's root: no ptrace(2), no setns(2), no resources.
+        (
+            "exec setpriv --bounding-set=-all,+net_admin,+net_raw --inh-caps=-all \"$@\"",
+            after_flip,
+        ),
+        // As by `nsenter --net`, without the mounts of `ip netns exec`.
+        (&out, before),
+        ("ulimit -n 32; ulimit -c 0; umask 777; exec \"$@\"", after_flip),
+    ] {
+        let mut up = held(&victim, line, &["up", "eth0"]);
+        go_on_to(&mut up, kind, moment);
+        let whole = victim.comes_back(up.kill());
+        let said = victim.said();
+        assert!(matches!(whole, Ok((Whole::Nic, _))), "{line}: {whole:?}; {said}");
+        for (args, whole) in [(["up", "eth0"], Whole::Bridge), (["down", "br0"], Whole::Nic)] {
+            let ended = run(victim.host.ns.command("bash").args(after(&victim, line, &args)));
+            assert_eq!(ended.code(), 0, "{line}: {ended:?}");
+            assert_eq!(victim.is_back(), Ok(whole), "{line}: {args:?}");
+        }
+    }
+}
