@@ -120,6 +120,50 @@ fn descriptors(pid: i32) -> BTreeMap<String, String> {
     entries.collect()
 }
 
+/// Nothing of who called `vmbr`: no file that would be held open, no session,
+/// no terminal, no word of the environment, no directory that would stay busy.
+#[test]
+fn it_has_only_what_it_needs() {
+    let victim = Victim::new("has", ORDINARY);
+    let line = "exec 7</etc/passwd 8<>/dev/ptmx; cd /tmp; trap '' HUP TERM; exec \"$@\"";
+    let mut command = victim.host.ns.command("bash");
+    command.args(after(&victim, line, &["up", "eth0", "--confirm=30"]));
+    command.env("LD_LIBRARY_PATH", "/nowhere").env("HOSTILE", "1");
+    let up = Running::start(&mut command);
+    await_state(&victim, "br0", "awaiting-confirm");
+    let dogs: Vec<i32> = victim
+        .alive()
+        .into_iter()
+        .filter(|pid| *pid != up.pid())
+        .collect();
+    let [dog] = dogs[..] else {
+        panic!("watchdogs: {dogs:?}")
+    };
+
+    let mut held = descriptors(dog);
+    for standard in ["0", "1", "2"] {
+        assert_eq!(held.remove(standard).as_deref(), Some("/dev/null"));
+    }
+    let needed = |name: &String| name.contains("pidfd") || name == "anon_inode:inotify";
+    let extra: Vec<&String> = held.values().filter(|name| !needed(name)).collect();
+    assert!(extra.is_empty() && held.len() == 2, "{held:?}");
+    assert_eq!(fs::read(format!("/proc/{dog}/environ")).unwrap(), b"");
+    assert_eq!(fs::read_link(format!("/proc/{dog}/cwd")).unwrap(), Path::new("/"));
+    let session = stat(dog, 6);
+    assert_eq!(session, dog.to_string(), "another's session");
+    assert_eq!(stat(dog, 7), "0", "it has a terminal");
+    // The lowest that root may have here: a container's has no CAP_SYS_RESOURCE.
+    let lowest = "echo -1000 2>/dev/null >/proc/$$/oom_score_adj || :; cat /proc/$$/oom_score_adj";
+    let lowest = host::script_in(&victim.host.ns, lowest);
+    let oom = fs::read_to_string(format!("/proc/{dog}/oom_score_adj")).unwrap();
+    assert_eq!(oom, lowest);
+
+    victim.vmbr(&["confirm"], &[0]).unwrap();
+    // That its end is waited for is a promise of `confirm`.
+    assert!(!victim.alive().contains(&dog));
+    assert_eq!(victim.is_back().map_err(|_| victim.whole()), Ok(Whole::Bridge));
+}
+
 #[test]
 fn it_is_gone_when_the_command_ends() {
     let victim = Victim::new("gone", ORDINARY);

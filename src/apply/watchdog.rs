@@ -33,6 +33,7 @@ use nix::sys::signal::Signal;
 
 use crate::model::IfName;
 use crate::plan::record::Process;
+use crate::sys::descriptors::keep_from_children;
 use crate::sys::pidfd::PidFd;
 
 /// The name of the hidden command.
@@ -78,6 +79,9 @@ impl Watchdog {
                 }
             }
         }
+        // Whoever called vmbr may wait for the end of a pipe or a lock that it
+        // was given: the watchdog may live longer.
+        keep_from_children()?;
         let mut child = own(&arguments).spawn()?;
         match await_ready(&mut read, &mut child, READY_PATIENCE) {
             Ok(process) => Self::new(process, Some(child)),
