@@ -188,6 +188,72 @@ fn other_process(ns: &Namespace, input: Stdio) -> (Running, String) {
     (child, started)
 }
 
+/// Who calls the hidden command learns that it is not for people, and nothing
+/// comes of it.
+#[test]
+fn called_by_people_it_does_nothing() {
+    let victim = Victim::new("direct", ORDINARY);
+    let records = victim.host.records().join("none");
+    let (near, near_started) = other_process(&victim.host.ns, Stdio::null());
+    let (far, far_started) = other_process(&victim.host.lan, Stdio::null());
+    let (near, far) = (near.pid().to_string(), far.pid().to_string());
+    let program = victim.host.records().join("vmbr");
+    fs::copy(VMBR, &program).unwrap();
+    let addresses = || victim.host.lan.ip(&["-br", "-4", "addr"]);
+    let lan = addresses();
+    let cases: [(&str, [&str; 4], i32, &str); 9] = [
+        ("root", [&near, &near_started, "0", "br0"], 1, "is no pipe"),
+        ("root", [&near, &near_started, "999", "br0"], 1, "No such file"),
+        ("root", [&far, &far_started, "0", "br0"], 1, "is no pipe"),
+        ("root", [&near, "1", "0", "br0"], 1, "No such process"),
+        ("root", ["0", "0", "0", "br0"], 1, "cannot serve"),
+        ("root", ["4294967295", "0", "0", "br0"], 1, "cannot serve"),
+        ("root", [&near, &near_started, "0", "../br0"], 2, "--bridge"),
+        ("root", ["-1", &near_started, "0", "br0"], 2, "--parent"),
+        ("nobody", [&near, &near_started, "0", "br0"], 3, "needs root"),
+    ];
+    for (user, [parent, started, ready, bridge], code, word) in cases {
+        let mut command = victim.host.ns.command("setpriv");
+        if user == "nobody" {
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        } else {
+            command.arg("--reuid=0");
+        }
+        command
+            .arg(&program)
+            .arg("--state-dir")
+            .arg(&records)
+            .arg("watchdog");
+        for (name, value) in [
+            ("parent", parent),
+            ("started", started),
+            ("ready", ready),
+            ("bridge", bridge),
+        ] {
+            command.arg(format!("--{name}={value}"));
+        }
+        let ended = run(&mut command);
+        assert_eq!(
+            ended.code(),
+            code,
+            "{parent} {started} {ready} {bridge}: {ended:?}"
+        );
+        assert!(ended.stderr.contains(word), "{ended:?}");
+        assert!(
+            ended.stdout.is_empty() && !ended.stderr.contains("panic"),
+            "{ended:?}"
+        );
+        assert!(
+            !records.exists(),
+            "{parent} {started} {ready} {bridge} makes {records:?}"
+        );
+    }
+    let ended = victim.host.vmbr(&["watchdog"]);
+    assert_eq!(ended.code(), 2, "{ended:?}");
+    assert_eq!(victim.is_back(), Ok(Whole::Nic));
+    assert_eq!(addresses(), lan);
+}
+
 /// One that is started beside a bridge that stands waits, and ends with its
 /// parent; the bridge is none of its business.
 #[test]
