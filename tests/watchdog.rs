@@ -11,97 +11,21 @@ mod common;
 mod crash;
 #[path = "common/host.rs"]
 mod host;
+#[path = "common/running.rs"]
+mod running;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
-use serde_json::Value;
 
-use common::strike::{Moment, Tracee};
+use common::strike::Moment;
 use common::{Namespace, run, wait_until};
 use crash::{LIMIT, ORDINARY, PATIENCE, VMBR, Victim, Whole};
-
-/// A `vmbr` that runs, killed at the end.
-struct Running(Child);
-
-impl Running {
-    fn start(command: &mut Command) -> Self {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        Self(command.spawn().unwrap())
-    }
-
-    fn pid(&self) -> i32 {
-        i32::try_from(self.0.id()).unwrap()
-    }
-
-    fn kill(mut self) -> Instant {
-        let at = Instant::now();
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-        at
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The state that `status` gives a bridge.
-fn state_of(victim: &Victim, bridge: &str) -> Option<String> {
-    let document: Value = serde_json::from_str(&victim.host.vmbr(&["status", "--json"]).ok()).unwrap();
-    let bridges = document["bridges"].as_array()?;
-    let bridge = bridges.iter().find(|found| found["name"] == bridge)?;
-    bridge["state"].as_str().map(str::to_owned)
-}
-
-fn await_state(victim: &Victim, bridge: &str, state: &str) {
-    let reached = wait_until(PATIENCE, || state_of(victim, bridge).as_deref() == Some(state));
-    assert!(reached, "{bridge} is not {state}: {:?}", state_of(victim, bridge));
-}
-
-fn assert_gone(victim: &Victim, bridge: &str, patience: Duration) {
-    let gone = wait_until(patience, || victim.host.ns.link(bridge).is_none());
-    assert!(gone, "{bridge} is still there: {:?}", victim.records());
-}
-
-/// The arguments of `sh` that become `vmbr ARGS` after a line of shell, with
-/// the records in the usual place.
-fn after(victim: &Victim, line: &str, args: &[&str]) -> Vec<String> {
-    let records = victim.host.records().to_str().unwrap();
-    let before = ["-c", line, "bash", VMBR, "--state-dir", records];
-    before.iter().chain(args).map(|word| (*word).to_owned()).collect()
-}
-
-/// `vmbr ARGS` after a line of shell, held before its first instruction.
-fn held(victim: &Victim, line: &str, args: &[&str]) -> Tracee {
-    let words = after(victim, line, args);
-    let mut all = vec!["bash"];
-    all.extend(words.iter().map(String::as_str));
-    Tracee::start(&victim.host.ns, &victim.host.records().join("said"), &all)
-}
-
-/// Goes on to the next change of this kind.
-fn go_on_to(tracee: &mut Tracee, kind: &str, moment: Moment) {
-    loop {
-        let call = tracee.next_change().unwrap_or_else(|| panic!("no {kind}"));
-        if call.starts_with(kind) {
-            break;
-        }
-    }
-    if moment == Moment::After {
-        tracee.end_of_call().unwrap();
-    }
-}
+use running::{Running, after, assert_gone, await_state, go_on_to, held, state_of};
 
 /// A field of /proc/PID/stat, counted as proc_pid_stat(5) does.
 fn stat(pid: i32, field: usize) -> String {
@@ -147,7 +71,12 @@ fn it_has_only_what_it_needs() {
     let needed = |name: &String| name.contains("pidfd") || name == "anon_inode:inotify";
     let extra: Vec<&String> = held.values().filter(|name| !needed(name)).collect();
     assert!(extra.is_empty() && held.len() == 2, "{held:?}");
-    assert_eq!(fs::read(format!("/proc/{dog}/environ")).unwrap(), b"");
+    // Under systemd it has a unit's environment.
+    let environment = fs::read_to_string(format!("/proc/{dog}/environ")).unwrap();
+    assert!(
+        !environment.contains("HOSTILE") && !environment.contains("LD_"),
+        "{environment:?}"
+    );
     assert_eq!(fs::read_link(format!("/proc/{dog}/cwd")).unwrap(), Path::new("/"));
     let session = stat(dog, 6);
     assert_eq!(session, dog.to_string(), "another's session");
