@@ -326,14 +326,12 @@ fn in_unusual_places() {
     let _alone = crash::alone();
     let victim = Victim::new("places", ORDINARY);
     let out = format!("exec nsenter --mount=/proc/{}/ns/mnt \"$@\"", std::process::id());
-    let address = ("netlink new address", Moment::After);
     let before = ("netlink flip", Moment::Before);
     let after_flip = ("netlink flip", Moment::After);
     for (line, (kind, moment)) in [
         ("exec \"$@\" <&- >&- 2>&-", after_flip),
         // A pipe whose reader is gone.
         ("exec \"$@\" > >(exit) 2>&1", before),
-        ("cd $(mktemp -d) && rmdir $PWD && exec \"$@\"", address),
         // A container's root: no ptrace(2), no setns(2), no resources.
         (
             "exec setpriv --bounding-set=-all,+net_admin,+net_raw --inh-caps=-all \"$@\"",
@@ -341,7 +339,10 @@ fn in_unusual_places() {
         ),
         // As by `nsenter --net`, without the mounts of `ip netns exec`.
         (&out, before),
-        ("ulimit -n 32; ulimit -c 0; umask 777; exec \"$@\"", after_flip),
+        (
+            "cd $(mktemp -d) && rmdir $PWD; ulimit -n 32; umask 777; exec \"$@\"",
+            ("netlink new address", Moment::After),
+        ),
     ] {
         let mut up = held(&victim, line, &["up", "eth0"]);
         go_on_to(&mut up, kind, moment);
