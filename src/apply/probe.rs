@@ -20,6 +20,7 @@ use crate::sys::packet::{ARP, PacketSocket};
 /// Time between two questions.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// More gateways than this are not asked: a routing table may have thousands.
+/// Those of the widest routes are, the default routes' first of all.
 pub const MOST: usize = 32;
 /// `ARPOP_REQUEST` and `ARPOP_REPLY` (RFC 826).
 const REQUEST: u8 = 1;
@@ -27,6 +28,8 @@ const REPLY: u8 = 2;
 /// Neighbour solicitation and advertisement (RFC 4861, 4.3 and 4.4).
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
+/// The flag of an advertisement that answers a solicitation (RFC 4861, 4.4).
+const SOLICITED: u8 = 0x40;
 /// The option that tells the sender's MAC (RFC 4861, 4.6.1).
 const SOURCE_MAC: u8 = 1;
 
@@ -44,13 +47,7 @@ impl Question {
     /// them that are in `only`. None where there is no such device.
     pub fn of(live: &HostState, dev: &IfName, only: Option<&BTreeSet<IpAddr>>) -> Option<Self> {
         let link = live.link(dev)?;
-        let hops = live.routes.iter().flat_map(|route| &route.hops);
-        let by_dev = hops.filter(|hop| hop.dev.as_ref() == Some(dev));
-        let gateways: BTreeSet<IpAddr> = by_dev.filter_map(|hop| hop.via).collect();
-        let gateways = match only {
-            Some(only) => only.clone(),
-            None => gateways.into_iter().take(MOST).collect(),
-        };
+        let gateways = only.map_or_else(|| gateways_of(live, dev), BTreeSet::clone);
         Some(Self {
             index: link.index,
             mac: link.mac?,
@@ -148,7 +145,8 @@ impl Question {
     fn hear(&self, arp: &PacketSocket, nd: Option<&OwnedFd>, answered: &mut BTreeSet<IpAddr>) {
         let mut buffer = [0; 128];
         while let Ok(Some(packet)) = arp.receive(&mut buffer) {
-            answered.extend(arp_sender(packet).filter(|sender| self.gateways.contains(sender)));
+            let sender = arp_sender(packet, self.mac);
+            answered.extend(sender.filter(|sender| self.gateways.contains(sender)));
         }
         let Some(nd) = nd else { return };
         while let Ok(length) = recv(nd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
@@ -156,6 +154,25 @@ impl Question {
             answered.extend(sender.filter(|sender| self.gateways.contains(sender)));
         }
     }
+}
+
+/// The gateways of the routes by `dev`, at most [`MOST`].
+fn gateways_of(live: &HostState, dev: &IfName) -> BTreeSet<IpAddr> {
+    let hops = live
+        .routes
+        .iter()
+        .flat_map(|route| route.hops.iter().map(move |hop| (route.dst.len, hop)));
+    let by_dev = hops.filter(|(_, hop)| hop.dev.as_ref() == Some(dev));
+    let ranked: BTreeSet<(u8, IpAddr)> = by_dev
+        .filter_map(|(width, hop)| Some((width, hop.via?)))
+        .collect();
+    let mut gateways = BTreeSet::new();
+    for (_, gateway) in ranked {
+        if gateways.len() < MOST {
+            gateways.insert(gateway);
+        }
+    }
+    gateways
 }
 
 /// A raw ICMPv6 socket on one device; the kernel chooses the source address.
@@ -205,17 +222,21 @@ fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
 }
 
-/// Who an ARP reply is of.
-fn arp_sender(packet: &[u8]) -> Option<IpAddr> {
+/// Who an ARP reply to `asker` is of. What a router tells everyone, or another
+/// host, comes also to one whose own frames are dropped: that is no answer.
+fn arp_sender(packet: &[u8], asker: MacAddr6) -> Option<IpAddr> {
     let header = packet.get(..8)?;
     let sender: [u8; 4] = packet.get(14..18)?.try_into().ok()?;
-    (header == [0, 1, 8, 0, 6, 4, 0, REPLY]).then(|| Ipv4Addr::from(sender).into())
+    let is_answer = header == [0, 1, 8, 0, 6, 4, 0, REPLY] && packet.get(18..24)? == asker.as_bytes();
+    is_answer.then(|| Ipv4Addr::from(sender).into())
 }
 
-/// Who an advertisement is of; a raw socket of ICMPv6 gives no IP header.
+/// Who an advertisement that was asked for is of; a raw socket of ICMPv6 gives
+/// no IP header.
 fn advertised(packet: &[u8]) -> Option<IpAddr> {
     let target: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
-    (packet.first() == Some(&ADVERTISEMENT)).then(|| Ipv6Addr::from(target).into())
+    let is_answer = packet.first() == Some(&ADVERTISEMENT) && packet.get(4)? & SOLICITED != 0;
+    is_answer.then(|| Ipv6Addr::from(target).into())
 }
 
 #[cfg(test)]
@@ -224,20 +245,27 @@ mod tests {
 
     #[test]
     fn reads_answers_only() {
+        let me = MacAddr6::new(2, 0, 0, 0, 0, 0x21);
         let mut reply = [0; 28];
         reply[..8].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, REPLY]);
         reply[14..18].copy_from_slice(&[192, 0, 2, 1]);
-        assert_eq!(arp_sender(&reply), Some(Ipv4Addr::new(192, 0, 2, 1).into()));
-        assert_eq!(arp_sender(&reply[..17]), None);
+        reply[18..24].copy_from_slice(me.as_bytes());
+        assert_eq!(arp_sender(&reply, me), Some(Ipv4Addr::new(192, 0, 2, 1).into()));
+        assert_eq!(arp_sender(&reply[..23], me), None);
+        assert_eq!(arp_sender(&reply, MacAddr6::broadcast()), None);
         reply[7] = REQUEST;
-        assert_eq!(arp_sender(&reply), None);
+        assert_eq!(arp_sender(&reply, me), None);
 
         let gateway: Ipv6Addr = "2001:db8::12:3456".parse().unwrap();
         let mut advertisement = [0; 24];
         advertisement[0] = ADVERTISEMENT;
+        advertisement[4] = SOLICITED;
         advertisement[8..].copy_from_slice(&gateway.octets());
         assert_eq!(advertised(&advertisement), Some(gateway.into()));
         assert_eq!(advertised(&advertisement[..23]), None);
+        advertisement[4] = !SOLICITED;
+        assert_eq!(advertised(&advertisement), None);
+        advertisement[4] = SOLICITED;
         advertisement[0] = SOLICITATION;
         assert_eq!(advertised(&advertisement), None);
         assert_eq!(solicited_node(gateway).to_string(), "ff02::1:ff12:3456");

@@ -33,6 +33,7 @@ use nix::sys::signal::Signal;
 
 use crate::model::IfName;
 use crate::plan::record::Process;
+use crate::sys::descriptors::keep_from_children;
 use crate::sys::pidfd::PidFd;
 
 /// The name of the hidden command.
@@ -42,6 +43,8 @@ const READY_PATIENCE: Duration = Duration::from_secs(5);
 const END_PATIENCE: Duration = Duration::from_secs(2);
 /// systemd runs (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
+/// Asks it for a transient unit. By its path: the caller's PATH may be anyone's.
+const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 
 /// A watchdog that is ready. Dropped, it is ended.
 #[derive(Debug)]
@@ -69,7 +72,7 @@ impl Watchdog {
         if Path::new(SYSTEMD).is_dir() {
             let mut child = unit(&parent, &arguments).spawn().ok();
             if let Some(child) = &mut child {
-                let ready = await_ready(&mut read, child, READY_PATIENCE);
+                let ready = await_ready(&mut read, child, None);
                 // It only asks for the unit, and has done that.
                 let _ = child.kill();
                 let _ = child.wait();
@@ -78,8 +81,12 @@ impl Watchdog {
                 }
             }
         }
+        // Whoever called vmbr may wait for the end of a pipe or a lock that it
+        // was given: the watchdog may live longer.
+        keep_from_children()?;
         let mut child = own(&arguments).spawn()?;
-        match await_ready(&mut read, &mut child, READY_PATIENCE) {
+        let own = child.id();
+        match await_ready(&mut read, &mut child, Some(own)) {
             Ok(process) => Self::new(process, Some(child)),
             Err(error) => {
                 let _ = child.kill();
@@ -162,13 +169,18 @@ fn own(arguments: &[OsString]) -> Command {
 
 /// The watchdog as a transient unit: systemd-run(1).
 fn unit(parent: &Process, arguments: &[OsString]) -> Command {
-    let mut command = Command::new("systemd-run");
+    let mut command = Command::new(SYSTEMD_RUN);
     command
+        .env_clear()
         .args(["--quiet", "--collect", "--no-ask-password"])
         .arg(format!("--unit=vmbr-watchdog-{}-{}", parent.pid, parent.started))
         .args([
             "--description=Leads the network back if vmbr dies",
             "--property=OOMScoreAdjust=-1000",
+            "--property=StandardOutput=null",
+            "--property=StandardError=null",
+            // What cannot be executed is known at once.
+            "--property=Type=exec",
             "--",
         ])
         .arg(format!("/proc/{}/exe", parent.pid))
@@ -185,9 +197,11 @@ fn quiet(mut command: Command) -> Command {
     command
 }
 
-/// Waits until a watchdog tells who it is.
-fn await_ready(read: &mut File, child: &mut Child, patience: Duration) -> io::Result<Process> {
-    let deadline = Instant::now() + patience;
+/// Waits until a watchdog tells who it is, and `child`, which starts it or is
+/// it, has not failed. A unit may come after its time: where the watchdog is
+/// the process `only`, no other counts.
+fn await_ready(read: &mut File, child: &mut Child, only: Option<u32>) -> io::Result<Process> {
+    let deadline = Instant::now() + READY_PATIENCE;
     let slice = PollTimeout::from(20_u8);
     let mut failed = None;
     while Instant::now() < deadline && failed.is_none() {
@@ -195,21 +209,29 @@ fn await_ready(read: &mut File, child: &mut Child, patience: Duration) -> io::Re
             failed = Some(status);
         }
         if poll(&mut [PollFd::new(read.as_fd(), PollFlags::POLLIN)], slice).is_ok_and(|ready| ready > 0) {
-            // Less than a pipe's atomic size: it comes whole (pipe(7)).
-            let mut text = [0; 64];
+            // Less than a pipe's atomic size: each line comes whole (pipe(7)).
+            let mut text = [0; 256];
             let length = read.read(&mut text)?;
             let text = String::from_utf8_lossy(&text[..length]);
-            let mut numbers = text.split_ascii_whitespace().map(str::parse::<u64>);
-            if let (Some(Ok(pid)), Some(Ok(started))) = (numbers.next(), numbers.next()) {
-                let pid = u32::try_from(pid).map_err(io::Error::other)?;
-                return Ok(Process { pid, started });
+            let mut told = text.lines().filter_map(process_of);
+            if let Some(process) = told.find(|process| only.is_none_or(|pid| pid == process.pid)) {
+                return Ok(process);
             }
         }
     }
     Err(io::Error::other(match failed {
         Some(status) => format!("it ended before it was ready ({status})"),
-        None => format!("it was not ready after {} s", patience.as_secs()),
+        None => format!("it was not ready after {} s", READY_PATIENCE.as_secs()),
     }))
+}
+
+/// What a watchdog tells of itself.
+fn process_of(line: &str) -> Option<Process> {
+    let (pid, started) = line.split_once(' ')?;
+    Some(Process {
+        pid: pid.parse().ok()?,
+        started: started.parse().ok()?,
+    })
 }
 
 /// A descriptor of a process by its number.

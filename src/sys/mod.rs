@@ -7,6 +7,8 @@
 #![allow(unsafe_code)]
 
 pub mod caps;
+#[cfg(feature = "cli")]
+pub mod descriptors;
 pub mod fdpass;
 mod ifreq;
 pub mod netdev;

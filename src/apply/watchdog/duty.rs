@@ -56,6 +56,7 @@ pub struct Duty {
 pub fn serve(duty: &Duty, led_back: &dyn Fn(&Record)) -> io::Result<()> {
     let parent = duty.parent.hold()?;
     detach();
+    let ready = pipe(duty)?;
     enter(&duty.parent, &parent)?;
     let store = Store::new(&duty.state_dir, &namespace::identity()?);
     let watch = Watch::new(store.directory()?)?;
@@ -67,7 +68,7 @@ pub fn serve(duty: &Duty, led_back: &dyn Fn(&Record)) -> io::Result<()> {
         watch,
         led_back,
     };
-    report(duty, &dog.me)?;
+    tell(ready, &dog.me)?;
     dog.serve();
     Ok(())
 }
@@ -102,19 +103,25 @@ fn enter(parent: &Process, held: &PidFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells the parent that it may begin.
-fn report(duty: &Duty, me: &Process) -> io::Result<()> {
+/// The parent's pipe. Nothing is made for one that has none: it did not start
+/// this watchdog.
+fn pipe(duty: &Duty) -> io::Result<OwnedFd> {
     let path = path_of(&duty.parent, duty.ready);
     let mut options = OpenOptions::new();
-    let file = options
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(Path::new(&path))?;
-    let file = OwnedFd::from(file);
-    if !is_pipe(&file) {
-        return Err(io::Error::other(format!("{path} is no pipe")));
+    // A terminal would become this session's.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = options.write(true).custom_flags(flags).open(Path::new(&path));
+    let file = OwnedFd::from(file?);
+    if is_pipe(&file) {
+        Ok(file)
+    } else {
+        Err(io::Error::other(format!("{path} is no pipe")))
     }
-    fs::File::from(file).write_all(format!("{} {}\n", me.pid, me.started).as_bytes())
+}
+
+/// Tells the parent that it may begin.
+fn tell(ready: OwnedFd, me: &Process) -> io::Result<()> {
+    fs::File::from(ready).write_all(format!("{} {}\n", me.pid, me.started).as_bytes())
 }
 
 struct Dog<'a> {
