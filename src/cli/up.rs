@@ -9,6 +9,7 @@ use crate::apply::{clock, lock};
 use crate::doctor::{self, gather};
 use crate::model::{HostState, IfName};
 use crate::netlink::{dump, multicast};
+use crate::owners::macvlan;
 use crate::plan::record::Progress;
 use crate::plan::{Record, Refusal, Stage, plan, refuse};
 use crate::sys::syslog::Severity;
@@ -17,7 +18,7 @@ use super::args::{Args, Up};
 use super::change::{self, Place};
 use super::outcome::{Error, log, print, print_json, say};
 use super::verification::Verification;
-use super::{confirm, owners, require_privilege, warn};
+use super::{confirm, require_privilege, warn};
 
 /// Runs `vmbr up`.
 pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
@@ -189,7 +190,7 @@ fn name_owners(refusals: &mut [Refusal], live: &HostState, uplink: &IfName) {
     let (Some(refusal), false) = (refusals.first_mut(), children.is_empty()) else {
         return;
     };
-    if let Some(owner) = owners::of_macvlans(uplink, &children) {
+    if let Some(owner) = macvlan::users(uplink, &children) {
         refusal.message = format!("{}; it is {owner}", refusal.message);
     }
 }
