@@ -6,6 +6,7 @@ use crate::apply::migrate::HeldSignals;
 use crate::apply::{clock, recover};
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::dump;
+use crate::owners::firewall;
 use crate::plan::record::{End, Progress};
 use crate::plan::{Op, Plan, Record, Refusal, Stage, Target, plan};
 use crate::sys::syslog::Severity;
@@ -60,7 +61,8 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
     let adjust = |plan: &mut Plan| remove_guests(plan, &guests);
     let mut planned = plan(&live, &target);
     adjust(&mut planned);
-    let commands: Vec<String> = planned.commands().map(|c| c.to_string()).collect();
+    let commands = planned.commands().map(|c| c.to_string());
+    let commands: Vec<String> = commands.chain(firewall::forget_command(&record)).collect();
     let document = || json!({"bridge": record.bridge.name, "uplink": record.uplink.name, "plan": commands, "warnings": []});
     if down.dry_run {
         if args.json {
@@ -240,6 +242,7 @@ fn carry_out(
         }
         return Err(error);
     }
+    firewall::forget(record);
     if let Err(error) = place.store.remove(&record.bridge.name) {
         say(&format!(
             "warning: the record {} stays: {error}",

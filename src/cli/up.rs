@@ -9,7 +9,7 @@ use crate::apply::{clock, lock};
 use crate::doctor::{self, gather};
 use crate::model::{HostState, IfName};
 use crate::netlink::{dump, multicast};
-use crate::owners::macvlan;
+use crate::owners::{self, Survey, firewall, macvlan};
 use crate::plan::record::Progress;
 use crate::plan::{Record, Refusal, Stage, plan, refuse};
 use crate::sys::syslog::Severity;
@@ -59,7 +59,15 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     let mut warnings = refuse::warnings(&live, &uplink);
     let groups = multicast::joined(&uplink);
     warnings.extend(refuse::joined_groups(&uplink, &up.bridge, &groups));
-    warnings.extend(doctor::before_up(&live, &uplink, &up.bridge));
+    let others = if refusals.is_empty() {
+        owners::survey(&live, &uplink, &up.bridge)
+    } else {
+        Survey::default()
+    };
+    let in_zone = others.zone.is_some();
+    warnings.extend(doctor::before_up(&live, &uplink, &up.bridge, in_zone));
+    refusals.extend(others.refusals);
+    warnings.extend(others.warnings);
     let record = Record::of(&live, &uplink, &up.bridge, &place.identity, clock::now());
     let Some(record) = record.filter(|_| refusals.is_empty()) else {
         if up.dry_run && !args.json {
@@ -70,9 +78,15 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
         }
         return Err(Error::Refused(refusals));
     };
-    let planned: Vec<String> = plan(&live, &record.bridged())
-        .commands()
-        .map(|c| c.to_string())
+    let record = Record {
+        zone: others.zone,
+        ..record
+    };
+    let plan = plan(&live, &record.bridged());
+    let commands = plan.commands().map(|c| c.to_string());
+    let planned: Vec<String> = firewall::carry_command(&record)
+        .into_iter()
+        .chain(commands)
         .collect();
     if up.dry_run {
         return dry_run(&record, &planned, &why, &warnings, args);
@@ -235,6 +249,15 @@ fn carry_out(
 ) -> Result<(Record, Option<Watchdog>), Error> {
     let _held = HeldSignals::hold();
     let (watchdog, record) = place.begin(record)?;
+    match firewall::carry(&record) {
+        Ok(done) => done.iter().for_each(|text| say(&format!("- {text}"))),
+        Err(refusal) => {
+            // It may be late, and yet do it.
+            firewall::forget(&record);
+            let _ = place.store.remove(&record.bridge.name);
+            return Err(Error::Refused(vec![refusal]));
+        }
+    }
     let reached = change::reach(
         &record.bridged(),
         &|_| {},
