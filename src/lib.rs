@@ -27,6 +27,7 @@
 //!   watchdog, which leads an interrupted change back.
 //! - `doctor`: what was read of a host becomes findings, purely; one place
 //!   mends them.
+//! - `owners`: who else has a hand on a NIC.
 //! - [`sys`]: the only unsafe: TAP ioctls, descriptor passing, capabilities,
 //!   seccomp, pidfds, packet sockets.
 //! - [`helper`], `cli`: the ways in.
@@ -45,6 +46,8 @@ pub mod helper;
 pub mod model;
 #[cfg(feature = "cli")]
 pub mod netlink;
+#[cfg(feature = "cli")]
+pub mod owners;
 #[cfg(feature = "cli")]
 pub mod plan;
 pub mod sys;

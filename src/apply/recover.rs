@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::netlink::dump;
+use crate::owners::firewall;
 use crate::plan::record::Progress;
 use crate::plan::{Op, Plan, Record, Stage};
 
@@ -111,6 +112,7 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
         attempt += 1;
         sleep(BETWEEN);
     }
+    firewall::forget(record);
     if record.end.is_none() {
         // The log has it as well.
         let _ = store.note(&Rollback::of(record, reason));

@@ -13,6 +13,7 @@ use crate::apply::still::{self, StillError};
 use crate::apply::store::{Entry, Rollback, Store};
 use crate::apply::watchdog::Watchdog;
 use crate::model::{HostState, IfName, Network};
+use crate::owners::firewall;
 use crate::plan::{Holder, Plan, Record, Refusal, Stage, Target};
 use crate::sys::syslog::Severity;
 
@@ -254,6 +255,7 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
         Ok(()) => {
             let written = match back.holder {
                 Holder::Uplink => {
+                    firewall::forget(record);
                     // For `status`; the log has it as well.
                     let _ = place.store.note(&Rollback::of(record, &cause.to_string()));
                     place.store.remove(bridge)

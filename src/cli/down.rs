@@ -6,6 +6,7 @@ use crate::apply::migrate::HeldSignals;
 use crate::apply::{clock, recover};
 use crate::model::{HostState, IfName, Link, Network};
 use crate::netlink::dump;
+use crate::owners::firewall;
 use crate::plan::record::{End, Progress};
 use crate::plan::{Op, Plan, Record, Refusal, Stage, Target, plan};
 use crate::sys::syslog::Severity;
@@ -83,7 +84,8 @@ fn attempt(
     let adjust = |plan: &mut Plan| remove_guests(plan, &guests);
     let mut planned = plan(live, &way.0);
     adjust(&mut planned);
-    let commands = planned.commands().map(|c| c.to_string()).collect();
+    let commands = planned.commands().map(|c| c.to_string());
+    let commands: Vec<String> = commands.chain(firewall::forget_command(record)).collect();
     if down.dry_run {
         return Ok(commands);
     }
@@ -267,6 +269,7 @@ fn carry_out(
         }
         return Err(error);
     }
+    firewall::forget(record);
     if let Err(error) = place.store.remove(&record.bridge.name) {
         say(&format!(
             "warning: the record {} stays: {error}",

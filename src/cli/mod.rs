@@ -8,7 +8,6 @@ mod doctor;
 mod down;
 mod generate;
 pub mod outcome;
-mod owners;
 mod picture;
 mod recover;
 mod status;

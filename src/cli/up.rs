@@ -9,6 +9,7 @@ use crate::apply::{clock, lock};
 use crate::doctor::{self, gather};
 use crate::model::{HostState, IfName};
 use crate::netlink::{dump, multicast};
+use crate::owners::{self, Survey, firewall, macvlan};
 use crate::plan::record::Progress;
 use crate::plan::{Record, Refusal, Stage, plan, refuse};
 use crate::sys::syslog::Severity;
@@ -17,7 +18,7 @@ use super::args::{Args, Up};
 use super::change::{self, Place};
 use super::outcome::{Error, log, print, print_json, say};
 use super::verification::Verification;
-use super::{confirm, owners, require_privilege, warn};
+use super::{confirm, require_privilege, warn};
 
 /// Runs `vmbr up`.
 pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
@@ -105,7 +106,15 @@ fn ready(
     let mut warnings = refuse::warnings(live, uplink);
     let groups = multicast::joined(uplink);
     warnings.extend(refuse::joined_groups(uplink, &up.bridge, &groups));
-    warnings.extend(doctor::before_up(live, uplink, &up.bridge));
+    let others = if refusals.is_empty() {
+        owners::survey(live, uplink, &up.bridge)
+    } else {
+        Survey::default()
+    };
+    let in_zone = others.zone.is_some();
+    warnings.extend(doctor::before_up(live, uplink, &up.bridge, in_zone));
+    refusals.extend(others.refusals);
+    warnings.extend(others.warnings);
     let record = Record::of(live, uplink, &up.bridge, &place.identity, clock::now());
     let Some(record) = record.filter(|_| refusals.is_empty()) else {
         if up.dry_run && !args.json {
@@ -116,13 +125,19 @@ fn ready(
         }
         return Err(Error::Refused(refusals));
     };
+    let record = Record {
+        zone: others.zone,
+        read_at: (!up.dry_run).then(|| clock::since_boot().as_secs()),
+        ..record
+    };
     let plan = plan(live, &record.bridged());
+    let commands = plan.commands().map(|c| c.to_string());
     Ok(Ready {
-        record: Record {
-            read_at: (!up.dry_run).then(|| clock::since_boot().as_secs()),
-            ..record
-        },
-        planned: plan.commands().map(|c| c.to_string()).collect(),
+        planned: firewall::carry_command(&record)
+            .into_iter()
+            .chain(commands)
+            .collect(),
+        record,
         warnings,
     })
 }
@@ -217,7 +232,7 @@ fn name_owners(refusals: &mut [Refusal], live: &HostState, uplink: &IfName) {
     let (Some(refusal), false) = (refusals.first_mut(), children.is_empty()) else {
         return;
     };
-    if let Some(owner) = owners::of_macvlans(uplink, &children) {
+    if let Some(owner) = macvlan::users(uplink, &children) {
         refusal.message = format!("{}; it is {owner}", refusal.message);
     }
 }
@@ -261,6 +276,15 @@ fn carry_out(
 ) -> Result<(Record, Option<Watchdog>), Error> {
     let _held = HeldSignals::hold();
     let (watchdog, record) = place.begin(record.clone())?;
+    match firewall::carry(&record) {
+        Ok(done) => done.iter().for_each(|text| say(&format!("- {text}"))),
+        Err(refusal) => {
+            // It may be late, and yet do it.
+            firewall::forget(&record);
+            let _ = place.store.remove(&record.bridge.name);
+            return Err(Error::Refused(vec![refusal]));
+        }
+    }
     // One that is down gets routes of its own when it is set up.
     let from = Some(&record.before).filter(|_| record.uplink.up);
     let reached = change::reach(

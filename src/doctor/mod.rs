@@ -128,9 +128,13 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
 }
 
 /// What an administrator should know before `uplink` becomes a port of a new
-/// `bridge`, in sentences: what bears on it, and is quick to find.
-pub fn before_up(host: &HostState, uplink: &IfName, bridge: &IfName) -> Vec<String> {
-    let firewall = gather::firewall(false);
+/// `bridge`, in sentences: what bears on it, and is quick to find. `in_zone`
+/// says whether firewalld will be told of the bridge in any case.
+pub fn before_up(host: &HostState, uplink: &IfName, bridge: &IfName, in_zone: bool) -> Vec<String> {
+    let mut firewall = gather::firewall(false);
+    firewall
+        .tables
+        .retain(|table| !(in_zone && table.is_of_firewalld()));
     let machine = gather::machine(host, Some(uplink));
     let mut findings = segment::check(host, &gather::arp(host), Some(uplink));
     findings.extend(firewall.check(bridge, (false, false)));

@@ -90,6 +90,10 @@ pub struct Record {
     /// Set while a `down` is under way.
     #[serde(default, skip_serializing_if = "is_default")]
     pub end: Option<End>,
+    /// The zone of firewalld that the bridge is given; it is taken out of it
+    /// again on every way back.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub zone: Option<String>,
 }
 
 impl Record {
@@ -120,6 +124,7 @@ impl Record {
             watchdog: None,
             confirm_by: None,
             end: None,
+            zone: None,
         })
     }
 

@@ -220,15 +220,6 @@ pub fn up(live: &HostState, uplink: &IfName, bridge: &IfName) -> Vec<Refusal> {
 pub fn warnings(live: &HostState, uplink: &IfName) -> Vec<String> {
     let mut found = Vec::new();
     let addresses = live.addresses_of(uplink);
-    for leased in addresses
-        .iter()
-        .filter(|a| a.family() == Family::V4 && !a.is_permanent())
-    {
-        found.push(format!(
-            "{leased} ends in {} s and is probably a DHCP lease: its client must renew it on the bridge, or the host loses it then",
-            leased.valid
-        ));
-    }
     let v6 = |a: &&Address| a.family() == Family::V6;
     for temporary in addresses
         .iter()

@@ -123,6 +123,13 @@ enum Fate {
     Dropped,
 }
 
+impl Table {
+    /// Whether firewalld has made it, and has to be told what to change.
+    pub fn is_of_firewalld(&self) -> bool {
+        matches!(&self.place, Place::Nftables { table, .. } if table == "firewalld")
+    }
+}
+
 impl Rule {
     /// Whether it takes every frame that stays on `bridge`. A rule for some
     /// (of an established connection, of a protocol) decides nothing for the

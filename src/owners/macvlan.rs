@@ -19,7 +19,7 @@ const LONGEST: u64 = 4 << 20;
 
 /// A sentence that names whose the macvlans `children` on `uplink` are; none
 /// where nobody who can be asked knows.
-pub fn of_macvlans(uplink: &IfName, children: &[&IfName]) -> Option<String> {
+pub fn users(uplink: &IfName, children: &[&IfName]) -> Option<String> {
     let domains = domains(Path::new(LIBVIRT), children);
     let networks = networks(Path::new(DOCKER), uplink).unwrap_or_default();
     let list = |what: &str, names: &[String]| match names {

@@ -1,0 +1,105 @@
+//! Who else has a hand on a NIC, and what becomes of it.
+//!
+//! A network manager that holds the lease of the uplink's address does not
+//! renew it on a bridge that it knows nothing of; a socket that is bound to
+//! the NIC hears nothing there once the NIC is a port; a firewall's rule that
+//! names the NIC matches nothing any more. [`survey`] looks for all of them
+//! before anything is touched.
+//!
+//! # The rooms
+//!
+//! - `scene`: the uplink, its addresses, and the processes of this network
+//!   namespace; what each manager looks at.
+//! - `claim`: what a manager says of the uplink, and how that is judged.
+//! - `network_manager`, `networkd`, `dhcpcd`, `dhclient`, `udhcpc`,
+//!   `ifupdown`: one [`Manager`](claim::Manager) each.
+//! - `sockets`: what is bound to the NIC.
+//! - [`firewall`]: firewalld, ufw, nftables and iptables.
+//! - [`macvlan`]: libvirt's and Docker's use of a NIC.
+//! - `bus`, `file`, `process`, `tool`: asking without waiting for ever, and
+//!   without believing what an ordinary user could have written.
+//!
+//! Nothing here changes the host, but [`firewall::carry`] and
+//! [`firewall::forget`].
+#![forbid(unsafe_code)]
+
+mod bus;
+mod claim;
+mod dhclient;
+mod dhcpcd;
+mod file;
+pub mod firewall;
+mod ifupdown;
+pub mod macvlan;
+mod network_manager;
+mod networkd;
+mod process;
+mod scene;
+mod sockets;
+mod tool;
+mod udhcpc;
+
+use crate::model::{HostState, IfName};
+use crate::plan::Refusal;
+
+use claim::Manager;
+use scene::Scene;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// What stands in the way.
+    pub refusals: Vec<Refusal>,
+    /// What the administrator should know.
+    pub warnings: Vec<String>,
+    /// The zone of firewalld that the bridge is to have, as the uplink has it.
+    pub zone: Option<String>,
+}
+
+/// Looks for everything that has a hand on `uplink`, which is about to become
+/// a port of `bridge`. Asks programs of the host, and waits a second at most
+/// for all of them together.
+pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
+    let mut survey = Survey::default();
+    let Some(scene) = Scene::new(live, uplink) else {
+        return survey;
+    };
+    let managers: [&dyn Manager; 6] = [
+        &network_manager::NetworkManager,
+        &networkd::Networkd,
+        &dhcpcd::Dhcpcd,
+        &dhclient::Dhclient,
+        &udhcpc::Udhcpc,
+        &ifupdown::Ifupdown,
+    ];
+    let mut known = Vec::new();
+    let mut leased = Vec::new();
+    for manager in managers {
+        let found = manager.look(&scene);
+        survey.warnings.extend(found.doubts);
+        for claim in found.claims {
+            known.extend(&claim.processes);
+            leased.extend(claim.leases.iter().map(|lease| lease.address));
+            match claim.verdict(uplink, manager) {
+                Err(refusal) => survey.refusals.push(refusal),
+                Ok(warning) => survey.warnings.push(warning),
+            }
+        }
+    }
+    let mut marked = scene.marked();
+    marked.retain(|lease| !leased.contains(&lease.address));
+    leased.extend(marked.iter().map(|lease| lease.address));
+    survey.refusals.extend(claim::marked(uplink, &marked));
+    survey.warnings.extend(scene.unclaimed(&leased));
+    survey.warnings.extend(sockets::warnings(&scene, &known, bridge));
+    if !scene.sees_all() {
+        survey.warnings.push(format!(
+            "only root can see every process and every rule: who else has a hand on {uplink} is looked at in part"
+        ));
+    }
+    let firewalls = firewall::survey(&scene, bridge);
+    survey.refusals.extend(firewalls.refusals);
+    survey.warnings.extend(firewalls.warnings);
+    survey.zone = firewalls.zone;
+    survey
+}
