@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use common::{Ended, Namespace, wait_until};
+use common::{Ended, Namespace, run, wait_until};
 use host::{Host, MAC, ping, script_in};
 use router::Router;
 
@@ -177,6 +177,35 @@ fn router_advertisements_go_on_with_a_stable_secret() {
         "ra-secret",
         "sysctl -qw net.ipv6.conf.eth0.stable_secret=2001:db8::5ec1:e70f",
     );
+}
+
+/// On the way the kernel makes no link-local address; an advertisement that
+/// comes then must not find a device that makes addresses from its MAC.
+#[test]
+fn an_advertisement_on_the_way_makes_no_other_address() {
+    let host = Host::new(
+        "ra-on-the-way",
+        "sysctl -qw net.ipv6.conf.eth0.stable_secret=2001:db8::5ec1:e70f
+         ip link set eth0 up; ip addr add 192.0.2.21/24 brd + dev eth0",
+    );
+    let router = Router::start_hasty(&host);
+    let configured = || learned_addresses(&host, "eth0").len() == 1 && learned_defaults(&host).len() == 1;
+    assert!(wait_until(2 * SOON, configured), "{}", router.log());
+    let (address, _) = learned_address(&host, "eth0");
+    for (words, dev) in [(["up", "eth0"], "br0"), (["down", "br0"], "eth0")] {
+        // All of it takes longer than the router rests, one look does not.
+        let mut slowed = host.ns.command("strace");
+        slowed.args(["-qq", "-o", "/dev/null", "-e", "trace=sendto"]);
+        slowed.args(["-e", "inject=sendto:delay_exit=10000"]);
+        slowed.arg(env!("CARGO_BIN_EXE_vmbr")).arg("--state-dir");
+        slowed.arg(host.records()).args(words);
+        assert_ok(&run(&mut slowed));
+        let text = host
+            .ns
+            .ip(&["-6", "-o", "addr", "show", "dev", dev, "scope", "global"]);
+        assert_eq!(text.lines().count(), 1, "{dev}: {text}");
+        assert!(text.contains(&format!(" {address}/64 ")), "{dev}: {text}");
+    }
 }
 
 #[test]

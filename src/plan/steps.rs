@@ -16,6 +16,11 @@ use super::{Holder, Op, Plan, Stage, Target, is_prefix_route, prefix_routes};
 /// `3` stable for privacy (Documentation/networking/ip-sysctl.rst).
 pub(super) const ADDR_GEN_MODE: &str = "ipv6/conf/addr_gen_mode";
 const ADDR_GEN_NONE: &str = "1";
+/// Modes that make addresses from a secret: `IN6_ADDR_GEN_MODE_STABLE_PRIVACY`
+/// and `IN6_ADDR_GEN_MODE_RANDOM` (include/uapi/linux/if_link.h).
+const ADDR_GEN_SECRET: [&str; 2] = ["2", "3"];
+/// Whether the prefixes of advertisements make addresses.
+const AUTOCONF: &str = "ipv6/conf/autoconf";
 const RP_FILTER: &str = "ipv4/conf/rp_filter";
 const RP_STRICT: &str = "1";
 const RP_LOOSE: &str = "2";

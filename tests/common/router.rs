@@ -18,6 +18,20 @@ pub struct Router {
 impl Router {
     /// Starts to advertise.
     pub fn start(host: &Host) -> Self {
+        Self::start_with(host, "MinRtrAdvInterval 3; MaxRtrAdvInterval 4;")
+    }
+
+    /// Starts to advertise five times a second, so that some advertisement
+    /// comes in the middle of a change; the interval option permits that pace
+    /// (RFC 6275, section 7.5).
+    pub fn start_hasty(host: &Host) -> Self {
+        Self::start_with(
+            host,
+            "AdvIntervalOpt on; MinRtrAdvInterval 0.15; MaxRtrAdvInterval 0.25;",
+        )
+    }
+
+    fn start_with(host: &Host, pace: &str) -> Self {
         // A router forwards; radvd will not advertise without.
         script_in(
             &host.lan,
@@ -29,13 +43,14 @@ impl Router {
         let configuration = directory.join("radvd.conf");
         fs::write(
             &configuration,
-            "interface lan0 {
+            format!(
+                "interface lan0 {{
                 AdvSendAdvert on;
-                MinRtrAdvInterval 3;
-                MaxRtrAdvInterval 4;
+                {pace}
                 AdvDefaultLifetime 600;
-                prefix 2001:db8:a::/64 { AdvValidLifetime 900; AdvPreferredLifetime 600; };
-             };\n",
+                prefix 2001:db8:a::/64 {{ AdvValidLifetime 900; AdvPreferredLifetime 600; }};
+             }};\n"
+            ),
         )
         .unwrap();
         let log = fs::File::create(directory.join("log")).unwrap();

@@ -10,8 +10,8 @@ use crate::model::slots::Slots;
 use crate::model::{Address, Family, IfName, Link, Neighbour, Route, neighbour};
 
 use super::{
-    ADDR_GEN_MODE, ADDR_GEN_NONE, Holder, MTU_V6, Op, Planner, RP_FILTER, RP_LOOSE, RP_STRICT, Shadow,
-    by_gateway, passing_form, prefix_routes, same_but_end,
+    ADDR_GEN_MODE, ADDR_GEN_NONE, ADDR_GEN_SECRET, AUTOCONF, Holder, MTU_V6, Op, Planner, RP_FILTER,
+    RP_LOOSE, RP_STRICT, Shadow, by_gateway, passing_form, prefix_routes, same_but_end,
 };
 
 impl Planner<'_> {
@@ -75,11 +75,19 @@ impl Planner<'_> {
     /// The target's settings, with what must differ on the way: no link-local
     /// address of the kernel's own making, and no strict check of the way
     /// back, which would drop what arrives before the routes have flipped.
+    /// Without its mode the kernel makes the addresses of advertisements from
+    /// the MAC (`addrconf_prefix_rcv_add_addr()`, net/ipv6/addrconf.c): where
+    /// they come from a secret, it makes none until the mode is back.
     pub(super) fn passing_sysctls(&self) -> Sysctls {
         let mut sysctls = self.target.network.sysctls.clone();
         if self.moving {
+            let mut from_secret = false;
             if let Some(mode) = sysctls.get_mut(ADDR_GEN_MODE) {
+                from_secret = ADDR_GEN_SECRET.contains(&mode.as_str());
                 ADDR_GEN_NONE.clone_into(mode);
+            }
+            if let Some(autoconf) = sysctls.get_mut(AUTOCONF).filter(|_| from_secret) {
+                "0".clone_into(autoconf);
             }
             let all = self.live.sysctl("all", RP_FILTER) == Some(RP_STRICT);
             let drops = |filter: &&mut String| **filter == RP_STRICT || (all && **filter == "0");
@@ -107,19 +115,20 @@ impl Planner<'_> {
 
     /// Writes to the holder what differs. The order matters: with IPv6
     /// disabled nothing else of it takes effect, and the stable secret sets
-    /// the mode of address generation.
+    /// the mode of address generation, by which advertisements make theirs.
     pub(super) fn write_sysctls(&self, from: &Sysctls, to: &Sysctls) -> Vec<Op> {
-        let rank = |key: &str| match key {
+        let rank = |key: &str, value: &str| match key {
             "ipv6/conf/disable_ipv6" => 0,
             "ipv6/conf/stable_secret" => 1,
             ADDR_GEN_MODE => 3,
+            AUTOCONF if value != "0" => 4,
             _ => 2,
         };
         let mut differing: Vec<_> = to
             .iter()
             .filter(|(key, value)| from.get(*key) != Some(*value))
             .collect();
-        differing.sort_by_key(|(key, _)| rank(key));
+        differing.sort_by_key(|(key, value)| rank(key, value));
         differing
             .into_iter()
             .map(|(key, value)| self.sysctl(self.holder, key, value))
