@@ -28,6 +28,7 @@
 //! - `doctor`: what was read of a host becomes findings, purely; one place
 //!   mends them.
 //! - `owners`: who else has a hand on a NIC.
+//! - `tool`: the host's own programs, for those two.
 //! - [`sys`]: the only unsafe: TAP ioctls, descriptor passing, capabilities,
 //!   seccomp, pidfds, packet sockets.
 //! - [`helper`], `cli`: the ways in.
@@ -51,3 +52,5 @@ pub mod owners;
 #[cfg(feature = "cli")]
 pub mod plan;
 pub mod sys;
+#[cfg(feature = "cli")]
+mod tool;

@@ -1,38 +1,23 @@
 //! The host's firewall, by its own programs: read, and changed by one rule.
 
-use std::io;
-use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::model::IfName;
+use crate::tool;
 
 use super::FirewallChain;
 use super::firewall::{Table, iptables, nftables};
 
-/// Where the programs are: sudo may have been told less.
-const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin";
+/// How long a program may take: one that waits for a lock of the firewall's
+/// must not hold up a change of the network.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a program, and gives what it printed; none where it is not installed.
 fn run(words: &[&str]) -> Result<Option<String>, String> {
     let Some((program, arguments)) = words.split_first() else {
         return Ok(None);
     };
-    let mut command = Command::new(program);
-    command.args(arguments).env("PATH", PATH).stdin(Stdio::null());
-    match command.output() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("{program}: {error}")),
-        Ok(output) if output.status.success() => {
-            Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
-        }
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Err(format!(
-                "{}: {}",
-                words.join(" "),
-                said.lines().next().unwrap_or("failed")
-            ))
-        }
-    }
+    tool::ask(program, arguments, Instant::now() + PATIENCE).transpose()
 }
 
 /// Runs a program that must be there.

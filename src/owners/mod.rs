@@ -16,7 +16,7 @@
 //! - `sockets`: what is bound to the NIC.
 //! - [`firewall`]: firewalld, ufw, nftables and iptables.
 //! - [`macvlan`]: libvirt's and Docker's use of a NIC.
-//! - `bus`, `file`, `process`, `tool`: asking without waiting for ever, and
+//! - `bus`, `file`, `process`: asking without waiting for ever, and
 //!   without believing what an ordinary user could have written.
 //!
 //! Nothing here changes the host, but [`firewall::carry`] and
@@ -36,7 +36,6 @@ mod networkd;
 mod process;
 mod scene;
 mod sockets;
-mod tool;
 mod udhcpc;
 
 use crate::model::{HostState, IfName};

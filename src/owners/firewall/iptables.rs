@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::model::IfName;
 use crate::owners::scene::Scene;
-use crate::owners::tool;
+use crate::tool;
 
 use super::nftables::TABLES;
 use super::{matches, unknown};

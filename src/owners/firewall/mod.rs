@@ -16,8 +16,9 @@ use crate::model::IfName;
 
 use crate::plan::Refusal;
 
+use super::Survey;
 use super::scene::Scene;
-use super::{Survey, tool};
+use crate::tool;
 
 /// At most so many rules are told.
 const MOST: usize = 20;
