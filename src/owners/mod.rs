@@ -12,7 +12,7 @@
 //!   namespace; what each manager looks at.
 //! - `claim`: what a manager says of the uplink, and how that is judged.
 //! - `network_manager`, `networkd`, `dhcpcd`, `dhclient`, `udhcpc`,
-//!   `ifupdown`: one [`Manager`](claim::Manager) each.
+//!   `ifupdown`: one `claim::Manager` each.
 //! - `sockets`: what is bound to the NIC.
 //! - [`firewall`]: firewalld, ufw, nftables and iptables.
 //! - [`macvlan`]: libvirt's and Docker's use of a NIC.
