@@ -27,7 +27,7 @@
 //!   watchdog, which leads an interrupted change back.
 //! - `doctor`: what was read of a host becomes findings, purely; one place
 //!   mends them.
-//! - `owners`: who else has a hand on a NIC.
+//! - `owners`: who else has a hand on a NIC; `handover` moves them along.
 //! - `tool`: the host's own programs, for those two.
 //! - [`sys`]: the only unsafe: TAP ioctls, descriptor passing, capabilities,
 //!   seccomp, pidfds, packet sockets.
@@ -43,6 +43,8 @@ pub mod apply;
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod doctor;
+#[cfg(feature = "cli")]
+pub mod handover;
 pub mod helper;
 pub mod model;
 #[cfg(feature = "cli")]

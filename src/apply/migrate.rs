@@ -5,6 +5,7 @@ use std::io;
 
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::handover::HandoverError;
 use crate::model::{HostState, Network};
 use crate::netlink::changes::Changes;
 use crate::netlink::dump;
@@ -37,6 +38,8 @@ pub enum MigrateError {
     Restless(String),
     /// All was done, but what was reached before does not answer.
     Unverified(String),
+    /// All was done, but who configured the old holder would not take the new.
+    NotHandedOver(HandoverError),
     /// All was done, but that could not be written down.
     Unwritten(io::Error),
 }
@@ -51,6 +54,7 @@ impl std::fmt::Display for MigrateError {
                 "the host's network does not hold still: {what} changed in the middle"
             ),
             Self::Unverified(sentence) => f.write_str(sentence),
+            Self::NotHandedOver(error) => error.fmt(f),
             Self::Unwritten(error) => write!(f, "cannot write the record: {error}"),
             Self::Differs(sentences) => {
                 write!(f, "the host is not as it should be: {}", sentences.join("; "))

@@ -8,6 +8,7 @@ use std::io;
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::handover::{self, HandoverError};
 use crate::netlink::dump;
 use crate::owners::firewall;
 use crate::plan::record::Progress;
@@ -33,6 +34,9 @@ pub enum RecoverError {
     Foreign,
     /// The way back failed.
     Failed(MigrateError),
+    /// The uplink carries its network, but who configured it would not take it
+    /// back.
+    Held(Vec<HandoverError>),
     /// The host is as it was, but the record stays.
     Record(io::Error),
 }
@@ -42,6 +46,11 @@ impl std::fmt::Display for RecoverError {
         match self {
             Self::Foreign => f.write_str("its uplink is gone, or another device has its name"),
             Self::Failed(error) => error.fmt(f),
+            Self::Held(errors) => write!(
+                f,
+                "the uplink carries its network, but {}",
+                handover::sentence(errors)
+            ),
             Self::Record(error) => write!(f, "the host is back, but its record stays: {error}"),
         }
     }
@@ -112,6 +121,8 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
         attempt += 1;
         sleep(BETWEEN);
     }
+    // Its warnings are for who waits at a terminal.
+    handover::to_uplink(record).map_err(RecoverError::Held)?;
     firewall::forget(record);
     if record.end.is_none() {
         // The log has it as well.

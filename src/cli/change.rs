@@ -12,6 +12,7 @@ use crate::apply::recover::{self, RecoverError};
 use crate::apply::still::{self, StillError};
 use crate::apply::store::{Entry, Rollback, Store};
 use crate::apply::watchdog::Watchdog;
+use crate::handover::{self, HandoverError};
 use crate::model::{HostState, IfName, Network};
 use crate::owners::firewall;
 use crate::plan::{Holder, Plan, Record, Refusal, Stage, Target};
@@ -242,6 +243,17 @@ pub fn reach(
     })
 }
 
+/// Gives the uplink back to those who configured it, and says what they warn
+/// of.
+///
+/// # Errors
+/// Those that would not take it.
+pub fn give_back(record: &Record) -> Result<(), Vec<HandoverError>> {
+    let warnings = handover::to_uplink(record)?;
+    warnings.iter().for_each(|text| warn(text));
+    Ok(())
+}
+
 /// Leads the host back after `cause`, and makes the error that tells of it.
 /// `record` is what is true then, if the bridge stays.
 pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError) -> Error {
@@ -251,6 +263,11 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
         MigrateError::Restless(_) => migrate::stay(back),
         _ => migrate::reach(back, None, &|_| {}, &mut || Ok(()), &mut |_| {}),
     };
+    let led_back = led_back.map_err(|error| error.to_string());
+    let led_back = led_back.and_then(|()| match back.holder {
+        Holder::Uplink => give_back(record).map_err(|errors| handover::sentence(&errors)),
+        Holder::Bridge => Ok(()),
+    });
     let error = match led_back {
         Ok(()) => {
             let written = match back.holder {
@@ -302,6 +319,7 @@ fn remedy_for(cause: &MigrateError) -> String {
     use nix::errno::Errno;
     let failure = match cause {
         MigrateError::Failed(failure) => failure,
+        MigrateError::NotHandedOver(error) => return error.remedy.clone(),
         MigrateError::Unverified(_) => {
             return "see whether the switch, or the hypervisor, lets this host's frames through; --no-verify does not ask"
                 .into();

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::apply::migrate::HeldSignals;
 use crate::apply::{clock, recover};
+use crate::handover;
 use crate::model::{HostState, IfName, Link, Network};
 use crate::netlink::dump;
 use crate::owners::firewall;
@@ -268,6 +269,18 @@ fn carry_out(
             watchdog.leave();
         }
         return Err(error);
+    }
+    if let Err(errors) = change::give_back(record) {
+        // It tries once more, and so can the administrator.
+        watchdog.leave();
+        return Err(Error::Left {
+            message: format!(
+                "{} carries its network itself again, but {}",
+                record.uplink.name,
+                handover::sentence(&errors)
+            ),
+            remedy: "then 'vmbr recover' gives it back".into(),
+        });
     }
     firewall::forget(record);
     if let Err(error) = place.store.remove(&record.bridge.name) {

@@ -7,6 +7,7 @@ use crate::apply::recover::milliseconds_left;
 use crate::apply::watchdog::Watchdog;
 use crate::apply::{clock, lock};
 use crate::doctor::{self, gather};
+use crate::handover::{self, HandoverError};
 use crate::model::{HostState, IfName};
 use crate::netlink::{dump, multicast};
 use crate::owners::{self, Survey, firewall, macvlan};
@@ -59,7 +60,7 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     say(&format!("uplink {uplink}: {why}"));
     ready.warnings.iter().for_each(|text| warn(text));
     let mut tries = 1;
-    let (record, watchdog) = loop {
+    let done = loop {
         let verification = Verification::before(&live, &uplink, &up.bridge, up.no_verify);
         match carry_out(&ready.record, &place, &verification, up.confirm, args) {
             Err(Error::Disturbed { .. }) if tries < change::TRIES => tries += 1,
@@ -69,17 +70,29 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
         ready = self::ready(up, &mut live, &uplink, &why, &place, args)?;
     };
     drop(lock);
-    if let Some(watchdog) = watchdog {
-        let confirmed = confirm::wait(&place, &record);
+    done.warnings.iter().for_each(|text| warn(text));
+    ready.warnings.extend(done.warnings);
+    if let Some(watchdog) = done.watchdog {
+        let confirmed = confirm::wait(&place, &done.record);
         watchdog.await_end();
         confirmed?;
     }
     if args.json {
-        print_json(&document(&record, &ready.planned, &ready.warnings));
+        print_json(&document(&done.record, &ready.planned, &ready.warnings));
     } else {
-        what_next(&record);
+        what_next(&done.record);
     }
     Ok(())
+}
+
+/// A change that has reached its target.
+struct Done {
+    /// As it is on disk then.
+    record: Record,
+    /// Where the change has to be confirmed, it stays.
+    watchdog: Option<Watchdog>,
+    /// What those who were given the bridge warn of.
+    warnings: Vec<String>,
 }
 
 /// A change that can begin.
@@ -127,6 +140,7 @@ fn ready(
     };
     let record = Record {
         zone: others.zone,
+        holds: others.holds,
         read_at: (!up.dry_run).then(|| clock::since_boot().as_secs()),
         ..record
     };
@@ -136,6 +150,7 @@ fn ready(
         planned: firewall::carry_command(&record)
             .into_iter()
             .chain(commands)
+            .chain(handover::commands(&record))
             .collect(),
         record,
         warnings,
@@ -265,15 +280,13 @@ fn dry_run(ready: &Ready, why: &str, args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives the record as it is on disk then. Where the change has to be
-/// confirmed, the watchdog stays.
 fn carry_out(
     record: &Record,
     place: &Place,
     verification: &Verification,
     confirm: Option<u32>,
     args: &Args,
-) -> Result<(Record, Option<Watchdog>), Error> {
+) -> Result<Done, Error> {
     let _held = HeldSignals::hold();
     let (watchdog, record) = place.begin(record.clone())?;
     match firewall::carry(&record) {
@@ -284,6 +297,10 @@ fn carry_out(
             let _ = place.store.remove(&record.bridge.name);
             return Err(Error::Refused(vec![refusal]));
         }
+    }
+    if let Err(error) = handover::prepare(&record) {
+        firewall::forget(&record);
+        return Err(unprepared(&record, place, &error));
     }
     // One that is down gets routes of its own when it is set up.
     let from = Some(&record.before).filter(|_| record.uplink.up);
@@ -296,14 +313,24 @@ fn carry_out(
         words,
     );
     let ended = ended(&record, confirm);
-    let done = reached.and_then(|()| place.save(&ended).map_err(MigrateError::Unwritten));
-    if let Err(cause) = done {
-        let error = change::undo(&record, place, &record.restored(), &cause);
-        if matches!(error, Error::Left { .. }) {
-            watchdog.leave();
+    let handed_over = reached.and_then(|()| {
+        let report = &mut |text: &str| say(&format!("- {text}"));
+        handover::to_bridge(&record, report).map_err(MigrateError::NotHandedOver)
+    });
+    let done = handed_over.and_then(|warnings| {
+        place.save(&ended).map_err(MigrateError::Unwritten)?;
+        Ok(warnings)
+    });
+    let warnings = match done {
+        Ok(warnings) => warnings,
+        Err(cause) => {
+            let error = change::undo(&record, place, &record.restored(), &cause);
+            if matches!(error, Error::Left { .. }) {
+                watchdog.leave();
+            }
+            return Err(error);
         }
-        return Err(error);
-    }
+    };
     // What it tells of is over.
     let _ = place.store.forget_note(&ended.bridge.name);
     log(
@@ -314,7 +341,23 @@ fn carry_out(
         ),
     );
     let awaits = ended.progress == Progress::AwaitingConfirm;
-    Ok((ended, awaits.then_some(watchdog)))
+    Ok(Done {
+        record: ended,
+        watchdog: awaits.then_some(watchdog),
+        warnings,
+    })
+}
+
+/// A manager that could not be prepared; nothing of the network was touched.
+fn unprepared(record: &Record, place: &Place, error: &HandoverError) -> Error {
+    if let Err(errors) = change::give_back(record) {
+        return Error::Left {
+            message: format!("{error}; on the way back: {}", handover::sentence(&errors)),
+            remedy: "then 'vmbr recover' mends it; the host's network was not touched".into(),
+        };
+    }
+    let _ = place.store.remove(&record.bridge.name);
+    Error::refused(error.to_string(), error.remedy.clone())
 }
 
 /// The record of a change that has reached its target.

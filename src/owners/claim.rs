@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::model::IfName;
 use crate::plan::Refusal;
+use crate::plan::hold::Hold;
 
 use super::scene::Scene;
 
@@ -53,6 +54,8 @@ pub struct Claim {
     pub leases: Vec<Lease>,
     /// What it will do where it holds no lease.
     pub outlook: Outlook,
+    /// How it is moved to the bridge; None where vmbr knows no safe way.
+    pub hold: Option<Hold>,
 }
 
 /// What a manager without a lease will do; each text is the end of a sentence.
@@ -113,9 +116,15 @@ impl Claim {
     /// administrator should know.
     pub fn verdict(&self, uplink: &IfName, manager: &dyn Manager) -> Result<String, Refusal> {
         let who = format!("{uplink} is managed by {} ({})", manager.name(), self.evidence);
-        if !self.leases.is_empty() {
-            let leases: Vec<String> = self.leases.iter().map(Lease::to_string).collect();
-            let what = format!("{who}, which has leased {}", leases.join("; and "));
+        let leases: Vec<String> = self.leases.iter().map(Lease::to_string).collect();
+        let what = match leases.as_slice() {
+            [] => who.clone(),
+            _ => format!("{who}, which has leased {}", leases.join("; and ")),
+        };
+        if self.hold.is_some() {
+            return Ok(format!("{what}: it is given the bridge instead"));
+        }
+        if !leases.is_empty() {
             return Err(Refusal::new(
                 format!("{what}: {}", manager.fate()),
                 manager.remedy(uplink),
@@ -127,6 +136,20 @@ impl Claim {
             Outlook::Waits(fate) => Ok(format!("{who}: {fate}")),
         }
     }
+}
+
+/// The refusal of an uplink that several managers configure: whichever is
+/// given the bridge, the other goes on with the uplink.
+pub fn several(uplink: &IfName, managers: &[&str]) -> Option<Refusal> {
+    (managers.len() > 1).then(|| {
+        Refusal::new(
+            format!(
+                "{uplink} is managed by {} at the same time",
+                managers.join(" and by ")
+            ),
+            "decide for one, and have the others let go of the NIC, then try again",
+        )
+    })
 }
 
 /// The refusal of an address that says itself that a DHCP client keeps it,

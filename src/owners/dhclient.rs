@@ -98,6 +98,7 @@ fn claim(process: &Process, scene: &Scene<'_>) -> Claim {
         processes: vec![process.id],
         leases: complete(leases, scene.renewed(family)),
         outlook: Outlook::Asks("it goes on asking for one, and would put the address on the port"),
+        hold: None,
     }
 }
 

@@ -77,6 +77,7 @@ impl Manager for Dhcpcd {
             processes: processes.iter().map(|process| process.id).collect(),
             leases,
             outlook,
+            hold: None,
         });
         claim.into()
     }

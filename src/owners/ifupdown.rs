@@ -48,6 +48,7 @@ impl Manager for Ifupdown {
                     outlook: Outlook::Waits(
                         "it is no daemon, but 'ifup' and a reboot put the address on the NIC again, and 'ifdown' takes the NIC down",
                     ),
+                    hold: None,
                 };
                 return Some(claim).into();
             }

@@ -23,23 +23,24 @@
 //! [`firewall::forget`].
 #![forbid(unsafe_code)]
 
-mod bus;
+pub(crate) mod bus;
 mod claim;
 mod dhclient;
 mod dhcpcd;
-mod file;
+pub(crate) mod file;
 pub mod firewall;
 mod ifupdown;
 pub mod macvlan;
 mod network_manager;
 mod networkd;
-mod process;
+pub(crate) mod process;
 mod scene;
 mod sockets;
 mod udhcpc;
 
 use crate::model::{HostState, IfName};
 use crate::plan::Refusal;
+use crate::plan::hold::Hold;
 
 use claim::Manager;
 use scene::Scene;
@@ -53,6 +54,8 @@ pub struct Survey {
     pub warnings: Vec<String>,
     /// The zone of firewalld that the bridge is to have, as the uplink has it.
     pub zone: Option<String>,
+    /// Who is to be moved along, and how.
+    pub holds: Vec<Hold>,
 }
 
 /// Looks for everything that has a hand on `uplink`, which is about to become
@@ -73,9 +76,17 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
     ];
     let mut known = Vec::new();
     let mut leased = Vec::new();
+    let mut movable = Vec::new();
     for manager in managers {
         let found = manager.look(&scene);
         survey.warnings.extend(found.doubts);
+        movable.extend(
+            found
+                .claims
+                .iter()
+                .any(|claim| claim.hold.is_some())
+                .then(|| manager.name()),
+        );
         for claim in found.claims {
             known.extend(&claim.processes);
             leased.extend(claim.leases.iter().map(|lease| lease.address));
@@ -83,8 +94,10 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
                 Err(refusal) => survey.refusals.push(refusal),
                 Ok(warning) => survey.warnings.push(warning),
             }
+            survey.holds.extend(claim.hold);
         }
     }
+    survey.refusals.extend(claim::several(uplink, &movable));
     let mut marked = scene.marked();
     marked.retain(|lease| !leased.contains(&lease.address));
     leased.extend(marked.iter().map(|lease| lease.address));

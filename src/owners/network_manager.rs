@@ -81,6 +81,7 @@ fn claim(told: Told, scene: &Scene<'_>) -> Claim {
         processes: vec![told.process],
         leases: complete(told.leases, kernels),
         outlook,
+        hold: None,
     }
 }
 
@@ -108,6 +109,7 @@ fn noted(process: &Process, why: &str, scene: &Scene<'_>) -> Option<Claim> {
         processes: vec![process.id],
         leases: [scene.renewed(Family::V4), scene.renewed(Family::V6)].concat(),
         outlook: returns(scene.uplink()),
+        hold: None,
     })
 }
 

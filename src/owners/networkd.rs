@@ -67,5 +67,6 @@ fn look(directory: &Path, scene: &Scene<'_>) -> Option<Claim> {
             // `Unmanaged=yes` and a reload would take the addresses away.
             remedy: "end it until the next boot, which leaves the NIC as it is ('systemctl stop systemd-networkd.socket systemd-networkd.service'), then try again".into(),
         },
+        hold: None,
     })
 }

@@ -25,6 +25,7 @@ impl Manager for Udhcpc {
             outlook: Outlook::Asks(
                 "it goes on asking for one, and its script would put the address on the port",
             ),
+            hold: None,
         };
         Found {
             claims: here.map(claim).collect(),

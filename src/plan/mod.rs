@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+pub mod hold;
 mod objects;
 mod op;
 pub mod record;

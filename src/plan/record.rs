@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{HostState, IfName, Network, is_default};
 
+use super::hold::Hold;
 use super::{Bridge, Holder, Target, prefix_routes};
 
 /// Version of the record's form.
@@ -94,6 +95,10 @@ pub struct Record {
     /// again on every way back.
     #[serde(default, skip_serializing_if = "is_default")]
     pub zone: Option<String>,
+    /// Who configured the uplink: they are given the bridge after the flip, and
+    /// the uplink again on every way back.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub holds: Vec<Hold>,
 }
 
 impl Record {
@@ -125,6 +130,7 @@ impl Record {
             confirm_by: None,
             end: None,
             zone: None,
+            holds: Vec::new(),
         })
     }
 

@@ -46,6 +46,7 @@ pub(super) fn survey(scene: &Scene<'_>, bridge: &IfName) -> Survey {
         refusals,
         warnings,
         zone,
+        ..Survey::default()
     }
 }
 
