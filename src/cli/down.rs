@@ -86,7 +86,10 @@ fn attempt(
     let mut planned = plan(live, &way.0);
     adjust(&mut planned);
     let commands = planned.commands().map(|c| c.to_string());
-    let commands: Vec<String> = commands.chain(firewall::forget_command(record)).collect();
+    let commands: Vec<String> = commands
+        .chain(handover::commands_back(record))
+        .chain(firewall::forget_command(record))
+        .collect();
     if down.dry_run {
         return Ok(commands);
     }

@@ -36,6 +36,9 @@ pub trait Handover {
     /// The commands that a person would type for [`Self::to_bridge`].
     fn commands(&self, record: &Record) -> Vec<String>;
 
+    /// The commands that a person would type for [`Self::to_uplink`].
+    fn commands_back(&self, record: &Record) -> Vec<String>;
+
     /// Keeps the manager from what it would do by itself as soon as the bridge
     /// exists. Nothing of the host's network was touched yet.
     ///
@@ -101,6 +104,12 @@ pub fn commands(record: &Record) -> Vec<String> {
         .iter()
         .flat_map(|hold| of(hold).commands(record))
         .collect()
+}
+
+/// The commands that a person would type for [`to_uplink`].
+pub fn commands_back(record: &Record) -> Vec<String> {
+    let holds = record.holds.iter().rev();
+    holds.flat_map(|hold| of(hold).commands_back(record)).collect()
 }
 
 /// [`Handover::prepare`] of all.
