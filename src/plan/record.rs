@@ -9,9 +9,9 @@ use super::hold::Hold;
 use super::{Bridge, Holder, Target, prefix_routes};
 
 /// Version of the record's form.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The oldest version that is readable: the one before.
-pub const OLDEST: u32 = 1;
+pub const OLDEST: u32 = 2;
 
 /// How far a change has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ pub struct Record {
     /// What the uplink carried before.
     pub before: Network,
     /// When that was read, in seconds since the boot: lifetimes count from
-    /// then. Unknown in version 1.
+    /// then. None while nothing is changed yet: in a dry run.
     #[serde(default, skip_serializing_if = "is_default")]
     pub read_at: Option<u64>,
     /// Who leads the host back when the one who changes it dies.
