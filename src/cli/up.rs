@@ -58,7 +58,8 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     }
 
     say(&format!("uplink {uplink}: {why}"));
-    ready.warnings.iter().for_each(|text| warn(text));
+    ready.told.notes.iter().for_each(|text| say(text));
+    ready.told.warnings.iter().for_each(|text| warn(text));
     let mut tries = 1;
     let done = loop {
         let verification = Verification::before(&live, &uplink, &up.bridge, up.no_verify);
@@ -71,14 +72,14 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     };
     drop(lock);
     done.warnings.iter().for_each(|text| warn(text));
-    ready.warnings.extend(done.warnings);
+    ready.told.warnings.extend(done.warnings);
     if let Some(watchdog) = done.watchdog {
         let confirmed = confirm::wait(&place, &done.record);
         watchdog.await_end();
         confirmed?;
     }
     if args.json {
-        print_json(&document(&done.record, &ready.planned, &ready.warnings));
+        print_json(&document(&done.record, &ready.told));
     } else {
         what_next(&done.record);
     }
@@ -98,9 +99,17 @@ struct Done {
 /// A change that can begin.
 struct Ready {
     record: Record,
+    told: Told,
+}
+
+/// What is told of a change, each a line.
+#[derive(Default)]
+struct Told {
     /// The commands of its plan.
     planned: Vec<String>,
     warnings: Vec<String>,
+    /// Who is moved along.
+    notes: Vec<String>,
 }
 
 /// Looks for what stands in the way of a change of `live`.
@@ -146,14 +155,14 @@ fn ready(
     };
     let plan = plan(live, &record.bridged());
     let commands = plan.commands().map(|c| c.to_string());
+    let planned = firewall::carry_command(&record).into_iter().chain(commands);
     Ok(Ready {
-        planned: firewall::carry_command(&record)
-            .into_iter()
-            .chain(commands)
-            .chain(handover::commands(&record))
-            .collect(),
+        told: Told {
+            planned: planned.chain(handover::commands(&record)).collect(),
+            warnings,
+            notes: others.notes,
+        },
         record,
-        warnings,
     })
 }
 
@@ -228,7 +237,7 @@ fn standing<'a>(
 
 fn already(record: &Record, args: &Args) -> Result<(), Error> {
     if args.json {
-        print_json(&document(record, &[], &[]));
+        print_json(&document(record, &Told::default()));
     } else {
         print(&format!(
             "already so: {} is on {}",
@@ -252,30 +261,28 @@ fn name_owners(refusals: &mut [Refusal], live: &HostState, uplink: &IfName) {
     }
 }
 
-fn document(record: &Record, plan: &[String], warnings: &[String]) -> serde_json::Value {
+fn document(record: &Record, told: &Told) -> serde_json::Value {
     json!({
         "bridge": record.bridge.name,
         "uplink": record.uplink.name,
         "mode": "bridge",
-        "plan": plan,
-        "warnings": warnings,
+        "plan": told.planned,
+        "warnings": told.warnings,
+        "notes": told.notes,
     })
 }
 
 fn dry_run(ready: &Ready, why: &str, args: &Args) -> Result<(), Error> {
-    let Ready {
-        record,
-        planned,
-        warnings,
-    } = ready;
+    let Ready { record, told } = ready;
     if args.json {
-        print_json(&document(record, planned, warnings));
+        print_json(&document(record, told));
     } else {
         print(&format!("# uplink {}: {why}", record.uplink.name));
-        warnings
+        told.notes.iter().for_each(|text| print(&format!("# {text}")));
+        told.warnings
             .iter()
             .for_each(|text| print(&format!("# warning: {text}")));
-        planned.iter().for_each(|line| print(line));
+        told.planned.iter().for_each(|line| print(line));
     }
     Ok(())
 }

@@ -52,6 +52,8 @@ pub struct Survey {
     pub refusals: Vec<Refusal>,
     /// What the administrator should know.
     pub warnings: Vec<String>,
+    /// Who is moved along, each a sentence.
+    pub notes: Vec<String>,
     /// The zone of firewalld that the bridge is to have, as the uplink has it.
     pub zone: Option<String>,
     /// Who is to be moved along, and how.
@@ -92,6 +94,7 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
             leased.extend(claim.leases.iter().map(|lease| lease.address));
             match claim.verdict(uplink, manager) {
                 Err(refusal) => survey.refusals.push(refusal),
+                Ok(said) if claim.hold.is_some() => survey.notes.push(said),
                 Ok(warning) => survey.warnings.push(warning),
             }
             survey.holds.extend(claim.hold);
