@@ -327,7 +327,7 @@ impl Twins {
 
 #[test]
 fn the_kernel_does_what_the_model_says() {
-    let cases = std::env::var("PROPTEST_CASES").map_or(8, |n| n.parse::<usize>().unwrap().min(200));
+    let cases = std::env::var("PROPTEST_CASES").map_or(6, |n| n.parse::<usize>().unwrap().min(60));
     let mut runner = TestRunner::deterministic();
     let (uplink, bridge): (IfName, IfName) = ("eth0".parse().unwrap(), "br0".parse().unwrap());
     let (mut compared, mut asked) = (0, 0);
