@@ -10,11 +10,15 @@ mod common;
 mod crash;
 #[path = "common/host.rs"]
 mod host;
+#[path = "common/running.rs"]
+mod running;
 
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::wait::{WaitStatus, waitpid};
 use serde_json::Value;
 
+use common::strike::Moment;
 use crash::{ORDINARY, Victim, Whole};
 
 fn spawn(mut command: Command) -> Child {
@@ -119,4 +123,36 @@ fn ten_at_once() {
 #[test]
 fn fifty_at_once() {
     contest(50);
+}
+
+/// A guest that comes while `down` is at work is not cut off, whenever it
+/// comes: `down` goes back, and says which one is there.
+#[test]
+fn a_guest_that_comes_while_down_is_at_work_stays() {
+    let _alone = crash::alone();
+    let victim = Victim::new("guest-comes", ORDINARY);
+    for (kind, moment) in [
+        ("netlink new address", Moment::Before),
+        ("netlink flip", Moment::Before),
+        ("netlink flip", Moment::After),
+    ] {
+        victim.bring_to(Whole::Bridge).unwrap();
+        let mut down = victim.start(&["down", "br0"]);
+        running::go_on_to(&mut down, kind, moment);
+        victim
+            .host
+            .sh("ip tuntap add dev tap0 mode tap; ip link set tap0 master br0 up");
+        let ended = waitpid(down.release(None), None).unwrap();
+        let said = victim.said();
+        let refused = matches!(ended, WaitStatus::Exited(_, 1));
+        assert!(
+            refused && said.contains("tap0"),
+            "{kind} {moment:?}: {ended:?}: {said}"
+        );
+        let tap = victim.host.ns.link("tap0");
+        assert_eq!(tap.unwrap()["master"], "br0", "{kind} {moment:?}: {said}");
+        assert_eq!(victim.is_back(), Ok(Whole::Bridge), "{kind} {moment:?}: {said}");
+        victim.host.sh("ip link del tap0");
+    }
+    victim.bring_to(Whole::Nic).unwrap();
 }

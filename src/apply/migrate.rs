@@ -37,6 +37,9 @@ pub enum MigrateError {
     Restless(String),
     /// All was done, but what was reached before does not answer.
     Unverified(String),
+    /// All was done, but guests came meanwhile to the bridge that was to go:
+    /// these.
+    Joined(String),
     /// All was done, but that could not be written down.
     Unwritten(io::Error),
 }
@@ -51,6 +54,7 @@ impl std::fmt::Display for MigrateError {
                 "the host's network does not hold still: {what} changed in the middle"
             ),
             Self::Unverified(sentence) => f.write_str(sentence),
+            Self::Joined(names) => write!(f, "guests came to the bridge meanwhile: {names}"),
             Self::Unwritten(error) => write!(f, "cannot write the record: {error}"),
             Self::Differs(sentences) => {
                 write!(f, "the host is not as it should be: {}", sentences.join("; "))

@@ -306,6 +306,9 @@ fn remedy_for(cause: &MigrateError) -> String {
             return "see whether the switch, or the hypervisor, lets this host's frames through; --no-verify does not ask"
                 .into();
         }
+        MigrateError::Joined(_) => {
+            return "stop the guests that use them, or cut them off by 'vmbr down --force'".into();
+        }
         _ => return "try again; if it stays so, see what else changes this host's network".into(),
     };
     if failure.source.is(Errno::EBUSY) {
