@@ -94,7 +94,10 @@ fn assert_ends(ends: &[End]) {
             }
             "down" => {
                 let loses = end.stderr.contains("another vmbr") || end.stderr.contains("guests ");
-                assert!(matches!(end.code, 0 | 1 | 3) && (end.code == 0 || loses), "{end:?}");
+                assert!(
+                    matches!(end.code, 0 | 1 | 3) && (end.code == 0 || loses),
+                    "{end:?}"
+                );
             }
             "status" => {
                 let document: Value = serde_json::from_str(&end.stdout).unwrap_or_default();
@@ -117,7 +120,10 @@ fn assert_no_guest_is_cut_off(victim: &Victim, ends: &[End]) {
     let taps = links.as_array().unwrap().iter();
     let taps = taps.filter(|link| link["ifname"].as_str().unwrap().starts_with("tap"));
     let joined = taps.filter(|link| link["master"] == "br0").count();
-    let downs = ends.iter().filter(|end| end.name == "down" && end.code == 0).count();
+    let downs = ends
+        .iter()
+        .filter(|end| end.name == "down" && end.code == 0)
+        .count();
     println!("{} at once: {given} guests came, {downs} times down", ends.len());
     assert_eq!(joined, given, "{links}: {ends:?}");
 }
