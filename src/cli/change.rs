@@ -286,7 +286,7 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
 fn failed(cause: &MigrateError) -> Error {
     let message = cause.to_string();
     match cause {
-        MigrateError::Restless(_) => Error::Disturbed {
+        MigrateError::Restless(_) | MigrateError::Fell(_) => Error::Disturbed {
             message,
             remedy: SEE_WHO.into(),
         },
