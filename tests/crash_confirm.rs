@@ -11,6 +11,7 @@ mod crash;
 #[path = "common/host.rs"]
 mod host;
 
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use common::strike::Moment;
 use common::{run, wait_until};
 use crash::{LIMIT, ORDINARY, PATIENCE, VMBR, Victim, Whole};
 
@@ -174,6 +176,38 @@ fn command_and_watchdog_are_killed_while_it_waits() {
     waiting.victim.vmbr(&["recover"], &[0]).unwrap();
     assert_eq!(waiting.victim.is_back(), Ok(Whole::Nic));
     waiting.victim.vmbr(&["recover"], &[0]).unwrap();
+}
+
+/// `confirm` is killed at one in four of its changes: either the bridge is confirmed,
+/// or it can be still; and no deadline is forgotten.
+#[test]
+fn confirm_is_killed() {
+    let _alone = crash::alone();
+    let mut seen = BTreeSet::new();
+    for nth in (1..).step_by(4) {
+        let waiting = Waiting::new("confirm-killed", 20);
+        let mut confirm = waiting.victim.start(&["confirm"]);
+        let moment = if nth % 8 == 1 {
+            Moment::Before
+        } else {
+            Moment::After
+        };
+        let Some(call) = confirm.go_to(nth, moment).filter(|call| call != "exit_group") else {
+            break;
+        };
+        confirm.kill();
+        let reached = state(&waiting.victim).unwrap();
+        assert!(
+            ["settled", "awaiting-confirm"].contains(&reached.as_str()),
+            "{call}: {reached}"
+        );
+        waiting.victim.vmbr(&["confirm"], &[0]).unwrap();
+        let (victim, code, said) = waiting.end();
+        assert_eq!(code, 0, "{call}: {said}");
+        assert_eq!(victim.is_back(), Ok(Whole::Bridge), "{call}");
+        seen.insert(reached);
+    }
+    assert_eq!(seen.len(), 2, "{seen:?}");
 }
 
 /// Who has second thoughts goes down; who is impatient and goes up again

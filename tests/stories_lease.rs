@@ -113,7 +113,11 @@ fn pimox7_20_harvester_845_no_client_gives_the_port_an_address() {
         server.sh("cat /run/log")
     );
     for dev in ["eth0", "br0"] {
-        let expected: &[String] = if dev == holder { &[address.clone()] } else { &[] };
+        let expected: &[String] = if dev == holder {
+            std::slice::from_ref(&address)
+        } else {
+            &[]
+        };
         assert_eq!(addresses(&machine, dev), expected, "{dev}: {up:?}");
     }
     let (local, _) = address.split_once('/').unwrap();
