@@ -204,6 +204,28 @@ fn an_unfinished_record_of_another_world() {
     victim.bring_to(Whole::Nic).unwrap();
 }
 
+/// An update of vmbr finds bridges that the one before has made.
+#[test]
+fn a_record_of_the_version_before() {
+    let (victim, path, text) = bridged("older");
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    value["version"] = vmbr::plan::record::OLDEST.into();
+    let record = value.as_object_mut().unwrap();
+    for since in ["read_at", "watchdog", "confirm_by", "end", "zone"] {
+        record.remove(since);
+    }
+    fs::write(&path, value.to_string()).unwrap();
+    let up = run_soon(&victim, &["up", "eth0"]);
+    assert!(up.code() == 0 && up.stdout.contains("already so"), "{up:?}");
+    victim.bring_to(Whole::Nic).unwrap();
+    // One that is cut short is led back, too.
+    victim.bring_to(Whole::Bridge).unwrap();
+    value["progress"] = "changing".into();
+    fs::write(&path, value.to_string()).unwrap();
+    victim.vmbr(&["recover"], &[0]).unwrap();
+    assert_eq!(victim.is_back(), Ok(Whole::Nic));
+}
+
 #[test]
 fn a_record_that_is_no_file() {
     let (victim, path, text) = bridged("no-file");
