@@ -303,7 +303,7 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
 fn failed(cause: &MigrateError) -> Error {
     let message = cause.to_string();
     match cause {
-        MigrateError::Restless(_) => Error::Disturbed {
+        MigrateError::Restless(_) | MigrateError::Fell(_) => Error::Disturbed {
             message,
             remedy: SEE_WHO.into(),
         },
@@ -323,6 +323,9 @@ fn remedy_for(cause: &MigrateError) -> String {
         MigrateError::Unverified(_) => {
             return "see whether the switch, or the hypervisor, lets this host's frames through; --no-verify does not ask"
                 .into();
+        }
+        MigrateError::Joined(_) => {
+            return "stop the guests that use them, or cut them off by 'vmbr down --force'".into();
         }
         _ => return "try again; if it stays so, see what else changes this host's network".into(),
     };

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::apply::migrate::HeldSignals;
+use crate::apply::migrate::{HeldSignals, MigrateError};
 use crate::apply::{clock, recover};
 use crate::handover;
 use crate::model::{HostState, IfName, Link, Network};
@@ -105,7 +105,11 @@ fn attempt(
         }),
         ..record.clone()
     };
-    carry_out(record, changing, place, &way, &adjust, &verification, args)?;
+    let check = &mut || {
+        verification.check()?;
+        if down.force { Ok(()) } else { nobody_joined(record) }
+    };
+    carry_out(record, changing, place, &way, &adjust, check, args)?;
     Ok(commands)
 }
 
@@ -194,6 +198,21 @@ fn guests(live: &HostState, record: &Record) -> Vec<Link> {
         .collect()
 }
 
+/// Whether the bridge, about to be removed, still has no guest: one that came
+/// since the look would be cut off unasked, and nobody would know.
+fn nobody_joined(record: &Record) -> Result<(), MigrateError> {
+    let live = dump::network().map_err(MigrateError::Read)?;
+    let names: Vec<String> = guests(&live, record)
+        .iter()
+        .map(|port| port.name.to_string())
+        .collect();
+    if names.is_empty() {
+        Ok(())
+    } else {
+        Err(MigrateError::Joined(names.join(", ")))
+    }
+}
+
 fn refusals(live: &HostState, record: &Record, guests: &[Link], force: bool) -> Vec<Refusal> {
     let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
     let mut found = Vec::new();
@@ -250,12 +269,11 @@ fn carry_out(
     place: &Place,
     (target, from): &(Target, Option<Network>),
     adjust: &dyn Fn(&mut Plan),
-    verification: &Verification,
+    check: &mut dyn FnMut() -> Result<(), MigrateError>,
     args: &Args,
 ) -> Result<(), Error> {
     let _held = HeldSignals::hold();
     let (watchdog, _) = place.begin(changing)?;
-    let check = &mut || verification.check();
     let reached = change::reach(target, from.as_ref(), adjust, check, args.verbose, words);
     if let Err(cause) = reached {
         let back = Target {

@@ -3,7 +3,7 @@
 use macaddr::MacAddr6;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{HostState, IfName, Network, is_default};
+use crate::model::{Family, HostState, IfName, Network, Route, is_default};
 
 use super::hold::Hold;
 use super::{Bridge, Holder, Target, prefix_routes};
@@ -139,9 +139,11 @@ impl Record {
         let mut network = self.before.moved_to(&self.bridge.name);
         if !self.uplink.up {
             // The kernel gives them to a device that is set up.
-            let made = network.addresses.iter();
-            let made = made.flat_map(|a| prefix_routes(a, &self.bridge.name));
-            network.routes.extend(made.collect::<Vec<_>>());
+            for address in network.addresses.clone() {
+                for route in prefix_routes(&address, &self.bridge.name) {
+                    gain(&mut network.routes, route);
+                }
+            }
         }
         Target {
             holder: Holder::Bridge,
@@ -200,5 +202,18 @@ impl Record {
             holder: Holder::Uplink,
             network,
         }
+    }
+}
+
+/// Adds a route that the kernel makes with an address. Addresses of one IPv6
+/// prefix share theirs, which ends only where each of them does
+/// (`fib6_add_rt2node()`).
+fn gain(routes: &mut Vec<Route>, route: Route) {
+    let shared = |other: &&mut Route| {
+        route.family() == Family::V6 && other.same_slot(&route) && other.hops == route.hops
+    };
+    match routes.iter_mut().find(shared) {
+        Some(other) => other.expires = other.expires.and(route.expires),
+        None => routes.push(route),
     }
 }
