@@ -13,6 +13,7 @@
 //! - `claim`: what a manager says of the uplink, and how that is judged.
 //! - `network_manager`, `networkd`, `dhcpcd`, `dhclient`, `udhcpc`,
 //!   `ifupdown`: one `claim::Manager` each.
+//! - `network_file`: the files of networkd.
 //! - `sockets`: what is bound to the NIC.
 //! - [`firewall`]: firewalld, ufw, nftables and iptables.
 //! - [`macvlan`]: libvirt's and Docker's use of a NIC.
@@ -31,8 +32,9 @@ pub(crate) mod file;
 pub mod firewall;
 mod ifupdown;
 pub mod macvlan;
+pub(crate) mod network_file;
 mod network_manager;
-mod networkd;
+pub(crate) mod networkd;
 pub(crate) mod process;
 mod scene;
 mod sockets;
