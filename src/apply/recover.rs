@@ -112,7 +112,10 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
         });
     }
     let target = record.rolled_back(&live, clock::since_boot().as_secs());
-    let adjust = |plan: &mut Plan| remove(plan, record, &live);
+    let adjust = |plan: &mut Plan| {
+        handover::arrange_back(record, plan);
+        remove(plan, record, &live);
+    };
     let mut attempt = 1;
     while let Err(error) = migrate::reach(&target, None, &adjust, &mut || Ok(()), &mut |_| {}) {
         if attempt == TRIES {

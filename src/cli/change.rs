@@ -261,7 +261,10 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
     let bridge = &record.bridge.name;
     let led_back = match cause {
         MigrateError::Restless(_) => migrate::stay(back),
-        _ => migrate::reach(back, None, &|_| {}, &mut || Ok(()), &mut |_| {}),
+        _ => {
+            let arrange = |plan: &mut Plan| handover::arrange_back(record, plan);
+            migrate::reach(back, None, &arrange, &mut || Ok(()), &mut |_| {})
+        }
     };
     let led_back = led_back.map_err(|error| error.to_string());
     let led_back = led_back.and_then(|()| match back.holder {

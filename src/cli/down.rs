@@ -82,7 +82,10 @@ fn attempt(
         return Err(Error::Refused(refusals));
     }
     let way = target(record, live);
-    let adjust = |plan: &mut Plan| remove_guests(plan, &guests);
+    let adjust = |plan: &mut Plan| {
+        handover::arrange_back(record, plan);
+        remove_guests(plan, &guests);
+    };
     let mut planned = plan(live, &way.0);
     adjust(&mut planned);
     let commands = planned.commands().map(|c| c.to_string());

@@ -43,7 +43,7 @@ use crate::owners::bus::{self, BusError};
 use crate::owners::networkd::{self, NAME, Told};
 use crate::owners::{file, network_file};
 use crate::plan::hold::NetworkdHold;
-use crate::plan::{Op, Record};
+use crate::plan::{Op, Plan, Record};
 
 use super::{Handover, HandoverError};
 
@@ -230,9 +230,15 @@ impl Handover for NetworkdHold {
         Ok(warnings)
     }
 
+    /// What changes on the uplink after it has left the bridge is not forgotten.
+    fn arrange_back(&self, plan: &mut Plan) {
+        plan.settle_before_release();
+    }
+
     fn to_uplink(&self, record: &Record) -> Result<Vec<String>, HandoverError> {
         let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
-        let was_let_go = admin_state(uplink).is_none_or(|state| state != "configured" && state != "configuring");
+        let was_let_go =
+            admin_state(uplink).is_none_or(|state| state != "configured" && state != "configuring");
         remove(&self.path(bridge))?;
         if was_let_go && knows_what_is_there(uplink) {
             let keep = self.keep();
@@ -251,7 +257,8 @@ impl Handover for NetworkdHold {
             }
             Err(error) => return Err(untold(&error)),
         }
-        let took = || admin_state(uplink).is_some_and(|state| state == "configured" || state == "configuring");
+        let took =
+            || admin_state(uplink).is_some_and(|state| state == "configured" || state == "configuring");
         if !until(TAKEN, took) {
             return Err(error(
                 format!(
@@ -384,7 +391,10 @@ fn reload() -> Result<(), HandoverError> {
 
 fn untold(failure: &BusError) -> HandoverError {
     error(
-        format!("it cannot be told to read its files: {}", networkd::silence(failure)),
+        format!(
+            "it cannot be told to read its files: {}",
+            networkd::silence(failure)
+        ),
         "see that 'networkctl reload' works, then try again",
     )
 }

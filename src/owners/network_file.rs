@@ -229,7 +229,12 @@ fn drop_ins(path: &Path) -> Vec<PathBuf> {
     let mut found: BTreeMap<std::ffi::OsString, PathBuf> = BTreeMap::new();
     for directory in DIRECTORIES {
         let directory = Path::new(directory).join(format!("{name}.d"));
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten().take(MOST) {
+        for entry in std::fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .take(MOST)
+        {
             let path = entry.path();
             if path.extension().is_some_and(|extension| extension == "conf") {
                 found.entry(entry.file_name()).or_insert(path);
@@ -267,15 +272,15 @@ pub(crate) fn may_match(text: &str, device: &IfName) -> bool {
     if names.peek().is_none() {
         return true;
     }
-    names.flat_map(|line| line.value.split_whitespace()).any(|pattern| {
-        let special = pattern.find(['*', '?', '[', '!', '\\', '"', '\'']);
-        match special {
-            None => pattern == device.as_str(),
-            Some(at) => device
-                .as_str()
-                .starts_with(pattern.get(..at).unwrap_or_default()),
-        }
-    })
+    names
+        .flat_map(|line| line.value.split_whitespace())
+        .any(|pattern| {
+            let special = pattern.find(['*', '?', '[', '!', '\\', '"', '\'']);
+            match special {
+                None => pattern == device.as_str(),
+                Some(at) => device.as_str().starts_with(pattern.get(..at).unwrap_or_default()),
+            }
+        })
 }
 
 /// Whether a name can be written into `Name=` of a `[Match]`, and means itself
@@ -315,7 +320,7 @@ mod tests {
         let text = for_bridge(&[TEXT.into(), "[Network]\nLLDP=yes\nNTP=192.0.2.3\n".into()], &[]).unwrap();
         assert_eq!(
             text,
-            "\n[Link]\nRequiredForOnline=no\n\n[Network]\nDHCP=yes\nDNS=192.0.2.1   192.0.2.2\n\
+            "\n[Link]\nRequiredForOnline=no\n\n[Network]\nDHCP=yes\nDNS=192.0.2.1  192.0.2.2\n\
              \n[Address]\nAddress=192.0.2.21/24\nLabel=eth0:web\n\n[Address]\nAddress=192.0.2.22/24\n\
              \n[DHCPv4]\nUseDNS=no\n\n[Network]\nNTP=192.0.2.3\n"
         );

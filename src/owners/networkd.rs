@@ -151,7 +151,10 @@ fn hold(
 ) -> Result<NetworkdHold, String> {
     answers(scene.deadline, process)?;
     if !network_file::is_plain(scene.uplink()) {
-        return Err(format!("the name of {} is a pattern in its files", scene.uplink()));
+        return Err(format!(
+            "the name of {} is a pattern in its files",
+            scene.uplink()
+        ));
     }
     let file = link
         .value("NETWORK_FILE")
@@ -166,7 +169,8 @@ fn hold(
         .filter(|a| a.flags & address::flag::TEMPORARY == 0)
         .map(|a| a.local)
         .collect();
-    let mut sections = network_file::for_bridge(&texts, &generated).map_err(|why| format!("{file}: {why}"))?;
+    let mut sections =
+        network_file::for_bridge(&texts, &generated).map_err(|why| format!("{file}: {why}"))?;
     // Its identifiers are made of the device's name (RFC 4361: they say who
     // asks, not on which device).
     let v4 = lease.and_then(|kept| iaid_of(&kept.value("CLIENTID")?));
@@ -234,7 +238,10 @@ mod tests {
 
     #[test]
     fn the_iaid_is_behind_the_type() {
-        assert_eq!(iaid_of("ff56504d9800020000ab11dede0fabf5e9fca3"), Some(0x5650_4d98));
+        assert_eq!(
+            iaid_of("ff56504d9800020000ab11dede0fabf5e9fca3"),
+            Some(0x5650_4d98)
+        );
         assert_eq!(iaid_of("01020000000011"), None);
         assert_eq!(iaid_of("ff5650"), None);
         assert_eq!(iaid_of(""), None);
