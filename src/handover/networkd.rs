@@ -41,6 +41,7 @@ use crate::netlink::wire::Wire;
 use crate::netlink::{dump, write};
 use crate::owners::bus::{self, BusError};
 use crate::owners::networkd::{self, NAME, Told};
+use crate::owners::process::printable;
 use crate::owners::{file, network_file};
 use crate::plan::hold::NetworkdHold;
 use crate::plan::{Op, Plan, Record};
@@ -85,35 +86,17 @@ impl NetworkdHold {
         )
     }
 
-    /// Whether the lease is held on a device; where there is none, whether
-    /// the device is configured.
-    fn holds(&self, device: &IfName) -> bool {
-        let Some(index) = index(device) else {
-            return false;
-        };
-        match self.leased {
-            Some(_) => networkd::told(Told::Lease, index).is_some(),
-            None => admin_state(device).as_deref() == Some("configured"),
-        }
-    }
-
-    /// Waits for the server; the answer is what to warn of.
+    /// Waits for the server of the lease; the answer is what to warn of.
     fn await_lease(&self, record: &Record, device: &IfName) -> Option<String> {
-        if until(LEASE, || self.holds(device)) {
-            let given = index(device).and_then(|index| networkd::told(Told::Lease, index)?.value("ADDRESS"));
-            return match (self.leased, given) {
-                (Some(had), Some(given)) if given != had.to_string() => Some(format!(
-                    "the DHCP server has given {device} the address {} instead of {had}",
-                    crate::owners::process::printable(&given)
-                )),
-                _ => None,
-            };
-        }
-        let Some(had) = self.leased else {
+        let had = self.leased?;
+        let given = || networkd::told(Told::Lease, index(device)?)?.value("ADDRESS");
+        if until(LEASE, || given().is_some()) {
+            let given = given().filter(|given| *given != had.to_string())?;
             return Some(format!(
-                "systemd-networkd is still configuring {device}: see 'networkctl status {device}'"
+                "the DHCP server has given {device} the address {} instead of {had}",
+                printable(&given)
             ));
-        };
+        }
         let since = record
             .read_at
             .map_or(0, |then| clock::since_boot().as_secs().saturating_sub(then));
@@ -237,17 +220,25 @@ impl Handover for NetworkdHold {
 
     fn to_uplink(&self, record: &Record) -> Result<Vec<String>, HandoverError> {
         let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
-        let was_let_go =
-            admin_state(uplink).is_none_or(|state| state != "configured" && state != "configuring");
-        remove(&self.path(bridge))?;
-        if was_let_go && knows_what_is_there(uplink) {
+        let is_one_of = |states: &[&str]| admin_state(uplink).is_some_and(|is| states.contains(&is.as_str()));
+        // It may be learning the device anew just now.
+        until(TAKEN, || !is_one_of(&["pending", "initialized", "linger"]));
+        let has = || is_one_of(&["configured", "configuring"]);
+        let let_go = !has();
+        let told_of = remove(&self.path(bridge))?;
+        if let_go && knows_what_is_there(uplink) {
             let keep = self.keep();
             if let Some(directory) = keep.parent() {
                 make_directory(directory)?;
             }
             write_file(&keep, KEEP_TEXT)?;
         }
-        remove(&self.path(uplink))?;
+        let told_of = remove(&self.path(uplink))? || told_of;
+        // Files that others have changed are read with ours: not without need.
+        if !let_go && !told_of {
+            show_link_local(uplink);
+            return Ok(Vec::new());
+        }
         match tell_to_reload() {
             Ok(true) => {}
             Ok(false) => {
@@ -257,9 +248,7 @@ impl Handover for NetworkdHold {
             }
             Err(error) => return Err(untold(&error)),
         }
-        let took =
-            || admin_state(uplink).is_some_and(|state| state == "configured" || state == "configuring");
-        if !until(TAKEN, took) {
+        if !until(TAKEN, has) {
             return Err(error(
                 format!(
                     "it does not take {uplink} back, but is '{}' there",
@@ -348,22 +337,22 @@ fn make_directory(path: &Path) -> Result<(), HandoverError> {
     })
 }
 
-/// Removes a file, and its directory where nothing else is in it; one that is
-/// not there is no error.
-fn remove(path: &Path) -> Result<(), HandoverError> {
-    match fs::remove_file(path) {
-        Err(what) if what.kind() != io::ErrorKind::NotFound => {
-            return Err(error(
-                format!("cannot remove {}: {what}", path.display()),
-                "remove it by hand, then: networkctl reload",
-            ));
-        }
-        _ => {}
+/// Removes a file, and its directory where nothing else is in it; false where
+/// there was none.
+fn remove(path: &Path) -> Result<bool, HandoverError> {
+    if !fs::exists(path).unwrap_or(true) {
+        return Ok(false);
     }
+    fs::remove_file(path).map_err(|what| {
+        error(
+            format!("cannot remove {}: {what}", path.display()),
+            "remove it by hand, then: networkctl reload",
+        )
+    })?;
     if let Some(directory) = path.parent().filter(|parent| *parent != Path::new(DIRECTORY)) {
         let _ = fs::remove_dir(directory);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Has networkd read its files; false where none runs.

@@ -259,28 +259,28 @@ pub(crate) fn all(ending: &str) -> BTreeMap<String, PathBuf> {
     found
 }
 
-/// Whether the `[Match]` of a file may be about a device of this name; what
+/// Whether the `[Match]` of a file may be about a bridge of this name; what
 /// cannot be told without the device may be.
-pub(crate) fn may_match(text: &str, device: &IfName) -> bool {
+pub(crate) fn may_match(text: &str, bridge: &IfName) -> bool {
     let Ok(lines) = parse(text) else {
         return true;
     };
-    let mut names = lines
-        .iter()
-        .filter(|line| line.section == "Match" && line.key == "Name")
-        .peekable();
-    if names.peek().is_none() {
-        return true;
+    let fits = |key: &str, is: &str| {
+        let of_key = |line: &&Assignment| line.section == "Match" && line.key == key;
+        let mut said = lines.iter().filter(of_key).peekable();
+        said.peek().is_none()
+            || said.any(|line| line.value.split_whitespace().any(|pattern| may_be(pattern, is)))
+    };
+    fits("Name", bridge.as_str()) && fits("Type", "bridge") && fits("Kind", "bridge")
+}
+
+/// Whether a pattern may be about this word: what is before its first special
+/// character fits.
+fn may_be(pattern: &str, word: &str) -> bool {
+    match pattern.find(['*', '?', '[', '!', '\\', '"', '\'']) {
+        None => pattern == word,
+        Some(at) => word.starts_with(pattern.get(..at).unwrap_or_default()),
     }
-    names
-        .flat_map(|line| line.value.split_whitespace())
-        .any(|pattern| {
-            let special = pattern.find(['*', '?', '[', '!', '\\', '"', '\'']);
-            match special {
-                None => pattern == device.as_str(),
-                Some(at) => device.as_str().starts_with(pattern.get(..at).unwrap_or_default()),
-            }
-        })
 }
 
 /// Whether a name can be written into `Name=` of a `[Match]`, and means itself
@@ -365,6 +365,9 @@ mod tests {
             ("[Match]\nName=en* b*\n", true),
             ("[Match]\nName=!lo\n", true),
             ("[Match]\nMACAddress=02:00:00:00:00:11\n", true),
+            ("[Match]\nType=wlan\n", false),
+            ("[Match]\nType=ether bridge\nKind=*\n", true),
+            ("[Match]\nKind=bridge\nName=br1\n", false),
             ("[Network]\nDHCP=yes\n", true),
             ("nonsense", true),
         ] {
