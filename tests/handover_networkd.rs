@@ -243,13 +243,15 @@ fn fixed_addresses_move_to_the_bridge_and_back() {
     nothing_went(&monitor.end(), "br0");
     before.assert_moved(&host.state(), "eth0", "br0");
     assert_eq!(told(&machine, "br0", "DNS"), "192.0.2.53");
+    // networkd takes its addresses away meanwhile, as it does on the NIC.
     host.lan.ip(&["link", "set", "lan0", "down"]);
-    machine.until("! ip link show eth0 | grep -q LOWER_UP");
+    machine.until("! ip addr show dev br0 | grep -q 192.0.2.21");
     host.lan.ip(&["link", "set", "lan0", "up"]);
-    machine.until("ip link show br0 | grep -q LOWER_UP");
-    sleep(Duration::from_secs(1));
     host.lan
         .ip(&["addr", "add", "2001:db8::1/64", "dev", "lan0", "nodad"]);
+    machine.until("ip -6 addr show dev br0 | grep -q 2001:db8::21 && ip -4 route | grep -q ^default");
+    machine.until("! ip addr show dev br0 | grep -q tentative");
+    configured(&machine, "br0");
     let port = host.ns.ip(&["-o", "addr", "show", "dev", "eth0"]);
     assert_eq!(port, "", "something has put an address on the port");
     host.ping_both_ways(Some("192.0.2.21"), Some("2001:db8::21"));

@@ -17,8 +17,9 @@
 //! side of it, and networkd forgets the device and learns it anew
 //! (`manager_rtnl_process_link()`). What it does not know it does not remove:
 //! its own file, unchanged, configures the uplink again around the addresses
-//! that are there. The link-local address is shown to it once more, without
-//! which it would not begin with IPv6. Where it does know them (it was started
+//! that are there. What it needs to know and does not ask for is shown to it once
+//! more: the link-local address, without which it would not begin with IPv6,
+//! and the ways to the gateways. Where it does know them (it was started
 //! in between), a drop-in has it keep what is there. That drop-in stays until
 //! the next boot: taking it away would make networkd configure the uplink
 //! anew, and without it that takes the addresses away first.
@@ -35,8 +36,9 @@ use nix::net::if_::if_nametoindex;
 use serde_json::Value;
 
 use crate::apply::clock;
-use crate::model::IfName;
 use crate::model::address::FOREVER;
+use crate::model::route::{kind, protocol};
+use crate::model::{IfName, Route};
 use crate::netlink::wire::Wire;
 use crate::netlink::{dump, write};
 use crate::owners::bus::{self, BusError};
@@ -61,9 +63,11 @@ const ANSWER: Duration = Duration::from_secs(3);
 const TAKEN: Duration = Duration::from_secs(3);
 /// How long the server is waited for.
 const LEASE: Duration = Duration::from_secs(5);
+/// How long it may take to configure routes by gateways that it sees.
+const SEEN: Duration = Duration::from_secs(2);
+/// A metric that is behind every other.
+const BEHIND: u32 = u32::MAX - 1;
 const TICK: Duration = Duration::from_millis(20);
-/// `RTPROT_KERNEL` of include/uapi/linux/rtnetlink.h.
-const KERNEL: u64 = 2;
 
 impl NetworkdHold {
     fn path(&self, device: &IfName) -> PathBuf {
@@ -84,6 +88,15 @@ impl NetworkdHold {
             "# vmbr: {bridge} carries the network of {}, which {} configures.\n[Match]\nName={bridge}\n{sections}",
             record.uplink.name, self.file
         )
+    }
+
+    /// Shows networkd what it has forgotten, until it has what it needs.
+    fn show_all(&self, uplink: &IfName) {
+        let copies = show(uplink);
+        if !copies.is_empty() {
+            until(SEEN, || admin_state(uplink).as_deref() == Some("configured"));
+            perform(&copies.into_iter());
+        }
     }
 
     /// Waits for the server of the lease; the answer is what to warn of.
@@ -236,7 +249,7 @@ impl Handover for NetworkdHold {
         let told_of = remove(&self.path(uplink))? || told_of;
         // Files that others have changed are read with ours: not without need.
         if !let_go && !told_of {
-            show_link_local(uplink);
+            self.show_all(uplink);
             return Ok(Vec::new());
         }
         match tell_to_reload() {
@@ -257,7 +270,7 @@ impl Handover for NetworkdHold {
                 "see 'networkctl status' and 'journalctl -u systemd-networkd'",
             ));
         }
-        show_link_local(uplink);
+        self.show_all(uplink);
         Ok(self.await_lease(record, uplink).into_iter().collect())
     }
 }
@@ -412,26 +425,51 @@ fn knows_what_is_there(device: &IfName) -> bool {
     // Link-local IPv6 addresses (fe80::/64) and what the kernel has made are
     // left alone.
     let address = |a: &Value| !(a["Address"][0] == 0xfe && a["Address"][1] == 0x80);
-    let route = |r: &Value| r["Protocol"].as_u64() != Some(KERNEL);
+    let route = |r: &Value| r["Protocol"].as_u64() != Some(protocol::KERNEL.into());
     list("Addresses").iter().any(|a| foreign(a) && address(a))
         || list("Routes").iter().any(|r| foreign(r) && route(r))
 }
 
-/// Sets the link-local IPv6 addresses of a device to what they are: networkd,
-/// which has forgotten them, hears of it.
-fn show_link_local(device: &IfName) {
+/// Shows networkd what it has forgotten of a device and does not ask for: the
+/// link-local IPv6 addresses, which are set to what they are, and by copies
+/// behind them the routes by which gateways are reached (`gateway_is_ready()`
+/// of networkd-route-util.c). Gives the copies.
+fn show(device: &IfName) -> Vec<Op> {
     let Ok(live) = dump::network() else {
-        return;
+        return Vec::new();
     };
+    let ours = live.addresses_of(device);
+    let link_local = ours.iter().filter(|a| a.is_link_local_v6());
+    perform(&link_local.map(|address| Op::ChangeAddress {
+        dev: device.clone(),
+        address: address.clone(),
+    }));
+    let mine = live.routes.iter().filter(|route| route.uses(device));
+    let prefixes = mine.filter(|route| {
+        route.protocol == protocol::KERNEL
+            && route.kind == kind::UNICAST
+            && route.metric != BEHIND
+            && ours
+                .iter()
+                .any(|a| !a.is_link_local_v6() && a.on_link() == route.dst)
+    });
+    let copies: Vec<Route> = prefixes
+        .map(|route| Route {
+            metric: BEHIND,
+            ..route.clone()
+        })
+        .collect();
+    perform(&copies.iter().cloned().map(Op::AppendRoute));
+    copies.into_iter().map(Op::DeleteRoute).collect()
+}
+
+/// Performs operations that only serve to be seen: what fails is no matter.
+fn perform(ops: &(impl Iterator<Item = Op> + Clone)) {
     let Ok(mut wire) = Wire::open() else {
         return;
     };
-    for address in live.addresses_of(device).iter().filter(|a| a.is_link_local_v6()) {
-        let op = Op::ChangeAddress {
-            dev: device.clone(),
-            address: address.clone(),
-        };
-        let mut number = |name: &IfName| index(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+    let mut number = |name: &IfName| index(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+    for op in ops.clone() {
         if let Ok(Some(message)) = write::message(&op, &mut number) {
             let _ = wire.send(message);
         }
