@@ -14,7 +14,7 @@ use crate::apply::store::{Entry, Rollback, Store};
 use crate::apply::watchdog::Watchdog;
 use crate::handover::{self, HandoverError};
 use crate::model::{HostState, IfName, Network};
-use crate::owners::firewall;
+use crate::owners::{firewall, udev};
 use crate::plan::{Holder, Plan, Record, Refusal, Stage, Target};
 use crate::sys::syslog::Severity;
 
@@ -276,6 +276,7 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
             let written = match back.holder {
                 Holder::Uplink => {
                     firewall::forget(record);
+                    udev::forget(record);
                     // For `status`; the log has it as well.
                     let _ = place.store.note(&Rollback::of(record, &cause.to_string()));
                     place.store.remove(bridge)

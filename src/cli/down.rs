@@ -7,7 +7,7 @@ use crate::apply::{clock, recover};
 use crate::handover;
 use crate::model::{HostState, IfName, Link, Network};
 use crate::netlink::dump;
-use crate::owners::firewall;
+use crate::owners::{firewall, udev};
 use crate::plan::record::{End, Progress};
 use crate::plan::{Op, Plan, Record, Refusal, Stage, Target, plan};
 use crate::sys::syslog::Severity;
@@ -92,6 +92,7 @@ fn attempt(
     let commands: Vec<String> = commands
         .chain(handover::commands_back(record))
         .chain(firewall::forget_command(record))
+        .chain(udev::forget_command(record))
         .collect();
     if down.dry_run {
         return Ok(commands);
@@ -289,6 +290,7 @@ fn carry_out(
         });
     }
     firewall::forget(record);
+    udev::forget(record);
     if let Err(error) = place.store.remove(&record.bridge.name) {
         say(&format!(
             "warning: the record {} stays: {error}",
