@@ -14,7 +14,7 @@ use crate::apply::store::{Entry, Rollback, Store};
 use crate::apply::watchdog::Watchdog;
 use crate::handover::{self, HandoverError};
 use crate::model::{HostState, IfName, Network};
-use crate::owners::firewall;
+use crate::owners::{firewall, udev};
 use crate::plan::{Holder, Plan, Record, Refusal, Stage, Target};
 use crate::sys::syslog::Severity;
 
@@ -261,7 +261,10 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
     let bridge = &record.bridge.name;
     let led_back = match cause {
         MigrateError::Restless(_) => migrate::stay(back),
-        _ => migrate::reach(back, None, &|_| {}, &mut || Ok(()), &mut |_| {}),
+        _ => {
+            let arrange = |plan: &mut Plan| handover::arrange_back(record, plan);
+            migrate::reach(back, None, &arrange, &mut || Ok(()), &mut |_| {})
+        }
     };
     let led_back = led_back.map_err(|error| error.to_string());
     let led_back = led_back.and_then(|()| match back.holder {
@@ -273,6 +276,7 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
             let written = match back.holder {
                 Holder::Uplink => {
                     firewall::forget(record);
+                    udev::forget(record);
                     // For `status`; the log has it as well.
                     let _ = place.store.note(&Rollback::of(record, &cause.to_string()));
                     place.store.remove(bridge)

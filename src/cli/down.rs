@@ -7,7 +7,7 @@ use crate::apply::{clock, recover};
 use crate::handover;
 use crate::model::{HostState, IfName, Link, Network};
 use crate::netlink::dump;
-use crate::owners::firewall;
+use crate::owners::{firewall, udev};
 use crate::plan::record::{End, Progress};
 use crate::plan::{Op, Plan, Record, Refusal, Stage, Target, plan};
 use crate::sys::syslog::Severity;
@@ -82,13 +82,17 @@ fn attempt(
         return Err(Error::Refused(refusals));
     }
     let way = target(record, live);
-    let adjust = |plan: &mut Plan| remove_guests(plan, &guests);
+    let adjust = |plan: &mut Plan| {
+        handover::arrange_back(record, plan);
+        remove_guests(plan, &guests);
+    };
     let mut planned = plan(live, &way.0);
     adjust(&mut planned);
     let commands = planned.commands().map(|c| c.to_string());
     let commands: Vec<String> = commands
         .chain(handover::commands_back(record))
         .chain(firewall::forget_command(record))
+        .chain(udev::forget_command(record))
         .collect();
     if down.dry_run {
         return Ok(commands);
@@ -304,6 +308,7 @@ fn carry_out(
         });
     }
     firewall::forget(record);
+    udev::forget(record);
     if let Err(error) = place.store.remove(&record.bridge.name) {
         say(&format!(
             "warning: the record {} stays: {error}",

@@ -21,12 +21,13 @@
 //! network.
 #![forbid(unsafe_code)]
 
+mod networkd;
 pub mod service;
 
 use std::fmt;
 
-use crate::plan::Record;
 use crate::plan::hold::Hold;
+use crate::plan::{Plan, Record};
 
 /// How one manager is moved.
 pub trait Handover {
@@ -54,6 +55,10 @@ pub trait Handover {
     /// # Errors
     /// The manager would not; the caller leads everything back.
     fn to_bridge(&self, record: &Record) -> Result<Vec<String>, HandoverError>;
+
+    /// Arranges the plan that leads back to the uplink so that the manager sees
+    /// of it what it should.
+    fn arrange_back(&self, _plan: &mut Plan) {}
 
     /// Gives the manager the uplink, which carries the network now; the bridge
     /// may be gone. What the way to the bridge has left is taken away. The
@@ -94,7 +99,9 @@ pub fn sentence(errors: &[HandoverError]) -> String {
 
 /// The one who moves what is held.
 fn of(hold: &Hold) -> &dyn Handover {
-    match *hold {}
+    match hold {
+        Hold::Networkd(networkd) => networkd,
+    }
 }
 
 /// The commands that a person would type for [`to_bridge`].
@@ -133,6 +140,12 @@ pub fn to_bridge(record: &Record, report: &mut dyn FnMut(&str)) -> Result<Vec<St
         warnings.extend(manager.to_bridge(record)?);
     }
     Ok(warnings)
+}
+
+/// [`Handover::arrange_back`] of all; a plan that leads elsewhere stays as it
+/// is.
+pub fn arrange_back(record: &Record, plan: &mut Plan) {
+    record.holds.iter().for_each(|hold| of(hold).arrange_back(plan));
 }
 
 /// Gives the uplink of a record back to those who had it, to all of them that

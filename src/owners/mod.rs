@@ -13,14 +13,16 @@
 //! - `claim`: what a manager says of the uplink, and how that is judged.
 //! - `network_manager`, `networkd`, `dhcpcd`, `dhclient`, `udhcpc`,
 //!   `ifupdown`: one `claim::Manager` each.
+//! - `network_file`: the files of networkd.
 //! - `sockets`: what is bound to the NIC.
 //! - [`firewall`]: firewalld, ufw, nftables and iptables.
+//! - [`udev`]: what it makes of a new bridge's MAC.
 //! - [`macvlan`]: libvirt's and Docker's use of a NIC.
 //! - `bus`, `file`, `process`: asking without waiting for ever, and
 //!   without believing what an ordinary user could have written.
 //!
-//! Nothing here changes the host, but [`firewall::carry`] and
-//! [`firewall::forget`].
+//! Nothing here changes the host, but [`firewall::carry`],
+//! [`firewall::forget`], [`udev::announce`] and [`udev::forget`].
 #![forbid(unsafe_code)]
 
 pub(crate) mod bus;
@@ -31,11 +33,13 @@ pub(crate) mod file;
 pub mod firewall;
 mod ifupdown;
 pub mod macvlan;
+pub(crate) mod network_file;
 mod network_manager;
-mod networkd;
+pub(crate) mod networkd;
 pub(crate) mod process;
 mod scene;
 mod sockets;
+pub mod udev;
 mod udhcpc;
 
 use crate::model::{HostState, IfName};
@@ -56,6 +60,8 @@ pub struct Survey {
     pub notes: Vec<String>,
     /// The zone of firewalld that the bridge is to have, as the uplink has it.
     pub zone: Option<String>,
+    /// Whether a udevd will see the bridge.
+    pub udev: bool,
     /// Who is to be moved along, and how.
     pub holds: Vec<Hold>,
 }
@@ -116,5 +122,6 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
     survey.refusals.extend(firewalls.refusals);
     survey.warnings.extend(firewalls.warnings);
     survey.zone = firewalls.zone;
+    survey.udev = udev::looks_after(&scene);
     survey
 }

@@ -1,6 +1,8 @@
 //! What a network manager holds of the uplink, as it is written down: enough
 //! to give it to the bridge, and to give it back.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 /// How one manager's hand is moved from the uplink to the bridge and back.
@@ -12,4 +14,22 @@ use serde::{Deserialize, Serialize};
 /// the way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "manager", rename_all = "kebab-case")]
-pub enum Hold {}
+pub enum Hold {
+    /// systemd-networkd, and netplan, which writes files for it.
+    Networkd(NetworkdHold),
+}
+
+/// What systemd-networkd is told of the bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkdHold {
+    /// The file by which it configures the uplink.
+    pub file: String,
+    /// The sections of a file for the bridge, without its `[Match]`, with the
+    /// uplink's name where they name the device.
+    pub sections: String,
+    /// What the names of the files begin with that it is given.
+    pub prefix: String,
+    /// The IPv4 address that a server has leased to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leased: Option<Ipv4Addr>,
+}

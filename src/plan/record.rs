@@ -95,6 +95,10 @@ pub struct Record {
     /// again on every way back.
     #[serde(default, skip_serializing_if = "is_default")]
     pub zone: Option<String>,
+    /// Whether a udevd was told to leave the bridge's MAC alone; it is told no
+    /// more on every way back.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub udev: bool,
     /// Who configured the uplink: they are given the bridge after the flip, and
     /// the uplink again on every way back.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -130,6 +134,7 @@ impl Record {
             confirm_by: None,
             end: None,
             zone: None,
+            udev: false,
             holds: Vec::new(),
         })
     }
