@@ -21,6 +21,7 @@
 //! network.
 #![forbid(unsafe_code)]
 
+mod resolved;
 pub mod service;
 
 use std::fmt;
@@ -94,7 +95,9 @@ pub fn sentence(errors: &[HandoverError]) -> String {
 
 /// The one who moves what is held.
 fn of(hold: &Hold) -> &dyn Handover {
-    match *hold {}
+    match hold {
+        Hold::Resolved(resolved) => resolved,
+    }
 }
 
 /// The commands that a person would type for [`to_bridge`].

@@ -13,6 +13,7 @@
 //! - `claim`: what a manager says of the uplink, and how that is judged.
 //! - `network_manager`, `networkd`, `dhcpcd`, `dhclient`, `udhcpc`,
 //!   `ifupdown`: one `claim::Manager` each.
+//! - `resolved`: systemd-resolved, which is told of devices by others.
 //! - `sockets`: what is bound to the NIC.
 //! - [`firewall`]: firewalld, ufw, nftables and iptables.
 //! - [`macvlan`]: libvirt's and Docker's use of a NIC.
@@ -34,6 +35,7 @@ pub mod macvlan;
 mod network_manager;
 mod networkd;
 pub(crate) mod process;
+pub(crate) mod resolved;
 mod scene;
 mod sockets;
 mod udhcpc;
@@ -79,8 +81,10 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
     let mut known = Vec::new();
     let mut leased = Vec::new();
     let mut movable = Vec::new();
+    let mut feeds_resolved = false;
     for manager in managers {
         let found = manager.look(&scene);
+        feeds_resolved |= manager.feeds_resolved() && !found.claims.is_empty();
         survey.warnings.extend(found.doubts);
         movable.extend(
             found
@@ -101,6 +105,13 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
         }
     }
     survey.refusals.extend(claim::several(uplink, &movable));
+    if !feeds_resolved {
+        match resolved::look(&scene) {
+            // Whoever is moved next may have something newer to say.
+            Ok(hold) => survey.holds.splice(0..0, hold.map(Hold::Resolved)).for_each(drop),
+            Err(refusal) => survey.refusals.push(refusal),
+        }
+    }
     let mut marked = scene.marked();
     marked.retain(|lease| !leased.contains(&lease.address));
     leased.extend(marked.iter().map(|lease| lease.address));
