@@ -100,6 +100,7 @@ fn servers_that_were_set_by_hand_are_the_bridges_and_then_the_nics_again() {
         "resolvectl llmnr br0 no\n",
         "resolvectl mdns br0 resolve\n",
         "resolvectl nta br0 corp.example\n",
+        "# systemd-resolved asks for names through eth0 (192.0.2.1, ",
     ] {
         assert!(dry.contains(line), "no {line} in {dry}");
     }
@@ -118,6 +119,8 @@ fn servers_that_were_set_by_hand_are_the_bridges_and_then_the_nics_again() {
         "the name was not asked for through the bridge"
     );
 
+    let dry = machine.vmbr(&host, &["down", "--dry-run"]).ok();
+    assert!(dry.contains("resolvectl dns eth0 192.0.2.1 "), "{dry}");
     let down = machine.vmbr(&host, &["down"]);
     assert_eq!(down.code(), 0, "{down:?}");
     assert!(!down.stderr.contains("resolved"), "{down:?}");

@@ -35,6 +35,10 @@ impl Handover for ResolvedHold {
         self.lines(&record.bridge.name)
     }
 
+    fn commands_back(&self, record: &Record) -> Vec<String> {
+        self.lines(&record.uplink.name)
+    }
+
     fn to_bridge(&self, record: &Record) -> Result<Vec<String>, HandoverError> {
         let bridge = &record.bridge.name;
         match set(self, bridge, Which::Any) {

@@ -107,8 +107,12 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
     survey.refusals.extend(claim::several(uplink, &movable));
     if !feeds_resolved {
         match resolved::look(&scene) {
-            // Whoever is moved next may have something newer to say.
-            Ok(hold) => survey.holds.splice(0..0, hold.map(Hold::Resolved)).for_each(drop),
+            Ok(None) => {}
+            // Whoever is moved after it may have something newer to say.
+            Ok(Some(hold)) => {
+                survey.notes.push(resolved::note(&hold, uplink));
+                survey.holds.insert(0, Hold::Resolved(hold));
+            }
             Err(refusal) => survey.refusals.push(refusal),
         }
     }

@@ -12,6 +12,7 @@ use zbus::fdo::DBusProxy;
 use zbus::names::BusName;
 use zbus::zvariant::OwnedObjectPath;
 
+use crate::model::IfName;
 use crate::plan::Refusal;
 use crate::plan::hold::{Domain, Mode, ResolvedHold, Server};
 
@@ -74,6 +75,19 @@ pub fn look(scene: &Scene<'_>) -> Result<Option<ResolvedHold>, Refusal> {
         ),
         "see whether 'resolvectl status' answers, start it anew if not (systemctl restart systemd-resolved), then try again",
     ))
+}
+
+/// What becomes of that, in a sentence.
+pub fn note(hold: &ResolvedHold, uplink: &IfName) -> String {
+    let servers: Vec<String> = hold.servers.iter().map(ToString::to_string).collect();
+    let what = match servers.as_slice() {
+        [] => format!("systemd-resolved has settings for {uplink}"),
+        _ => format!(
+            "systemd-resolved asks for names through {uplink} ({})",
+            servers.join(", ")
+        ),
+    };
+    format!("{what}: it is told the same of the bridge")
 }
 
 /// Whether it runs in the caller's network namespace. It does so as a user of
