@@ -14,7 +14,7 @@ use zbus::zvariant::OwnedObjectPath;
 
 use crate::model::IfName;
 use crate::plan::Refusal;
-use crate::plan::hold::{Domain, Mode, ResolvedHold, Server};
+use crate::plan::resolved::{Domain, Mode, ResolvedHold, Server};
 
 use super::bus::{self, BusError};
 use super::process::{self, printable};
