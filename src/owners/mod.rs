@@ -63,7 +63,7 @@ pub struct Survey {
 }
 
 /// Looks for everything that has a hand on `uplink`, which is about to become
-/// a port of `bridge`. Asks programs of the host, and waits a second at most
+/// a port of `bridge`. Asks programs of the host, and waits some seconds at most
 /// for all of them together.
 pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
     let mut survey = Survey::default();

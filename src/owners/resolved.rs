@@ -5,7 +5,6 @@
 //! It is asked by D-Bus (org.freedesktop.resolve1(5)).
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use zbus::Connection;
 use zbus::fdo::DBusProxy;
@@ -28,8 +27,6 @@ pub const PATH: &str = "/org/freedesktop/resolve1";
 pub const MANAGER: &str = "org.freedesktop.resolve1.Manager";
 /// An interface of each device's object.
 const LINK: &str = "org.freedesktop.resolve1.Link";
-/// How long it may take to say it.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// The loopback device has this number in every network namespace. Nothing can
 /// be set there: it shows what a device has where nobody has set anything.
 const LOOPBACK: u32 = 1;
@@ -48,7 +45,7 @@ pub type WireServer = (i32, Vec<u8>, u16, String);
 /// # Errors
 /// It runs, and does not say: the uplink's servers would be forgotten.
 pub fn look(scene: &Scene<'_>) -> Result<Option<ResolvedHold>, Refusal> {
-    let found = bus::ask(Instant::now() + PATIENCE, async |connection| {
+    let found = bus::ask(scene.deadline, async |connection| {
         if !is_here(connection).await? {
             return Ok(None);
         }
