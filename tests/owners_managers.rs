@@ -166,7 +166,7 @@ fn a_network_manager_that_cannot_be_asked_is_judged_by_its_notes() {
         dry.stderr.contains("the system's D-Bus did not answer in time"),
         "{dry:?}"
     );
-    assert!(took.as_secs_f64() < 3.0, "{took:?}");
+    assert!(took.as_secs_f64() < 8.0, "{took:?}");
 }
 
 fn networkd(machine: &Machine, network: &str) {

@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod networkd;
+mod resolved;
 pub mod service;
 
 use std::fmt;
@@ -101,6 +102,7 @@ pub fn sentence(errors: &[HandoverError]) -> String {
 fn of(hold: &Hold) -> &dyn Handover {
     match hold {
         Hold::Networkd(networkd) => networkd,
+        Hold::Resolved(resolved) => resolved,
     }
 }
 

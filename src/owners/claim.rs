@@ -17,6 +17,11 @@ pub trait Manager {
     /// Whether it manages the uplink of `scene`, and how that is known.
     fn look(&self, scene: &Scene<'_>) -> Found;
 
+    /// Whether it tells systemd-resolved by itself what a device's servers are.
+    fn feeds_resolved(&self) -> bool {
+        false
+    }
+
     /// What becomes of a lease once the uplink is a port, as the end of a
     /// sentence.
     fn fate(&self) -> &'static str;

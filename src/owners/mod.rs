@@ -14,6 +14,7 @@
 //! - `network_manager`, `networkd`, `dhcpcd`, `dhclient`, `udhcpc`,
 //!   `ifupdown`: one `claim::Manager` each.
 //! - `network_file`: the files of networkd.
+//! - `resolved`: systemd-resolved, which is told of devices by others.
 //! - `sockets`: what is bound to the NIC.
 //! - [`firewall`]: firewalld, ufw, nftables and iptables.
 //! - [`udev`]: what it makes of a new bridge's MAC.
@@ -37,6 +38,7 @@ pub(crate) mod network_file;
 mod network_manager;
 pub(crate) mod networkd;
 pub(crate) mod process;
+pub(crate) mod resolved;
 mod scene;
 mod sockets;
 pub mod udev;
@@ -67,7 +69,7 @@ pub struct Survey {
 }
 
 /// Looks for everything that has a hand on `uplink`, which is about to become
-/// a port of `bridge`. Asks programs of the host, and waits a second at most
+/// a port of `bridge`. Asks programs of the host, and waits some seconds at most
 /// for all of them together.
 pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
     let mut survey = Survey::default();
@@ -85,8 +87,10 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
     let mut known = Vec::new();
     let mut leased = Vec::new();
     let mut movable = Vec::new();
+    let mut feeds_resolved = false;
     for manager in managers {
         let found = manager.look(&scene);
+        feeds_resolved |= manager.feeds_resolved() && !found.claims.is_empty();
         survey.warnings.extend(found.doubts);
         movable.extend(
             found
@@ -107,6 +111,17 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
         }
     }
     survey.refusals.extend(claim::several(uplink, &movable));
+    if !feeds_resolved {
+        match resolved::look(&scene) {
+            Ok(None) => {}
+            // Whoever is moved after it may have something newer to say.
+            Ok(Some(hold)) => {
+                survey.notes.push(resolved::note(&hold, uplink));
+                survey.holds.insert(0, Hold::Resolved(hold));
+            }
+            Err(refusal) => survey.refusals.push(refusal),
+        }
+    }
     let mut marked = scene.marked();
     marked.retain(|lease| !leased.contains(&lease.address));
     leased.extend(marked.iter().map(|lease| lease.address));

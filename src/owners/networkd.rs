@@ -39,6 +39,10 @@ impl Manager for Networkd {
         look(scene).into()
     }
 
+    fn feeds_resolved(&self) -> bool {
+        true
+    }
+
     fn fate(&self) -> &'static str {
         "its DHCP client hears nothing once the NIC is a port, so nobody would renew the lease"
     }

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::resolved::ResolvedHold;
+
 /// How one manager's hand is moved from the uplink to the bridge and back.
 ///
 /// A value that is made before anything is touched, and a part of the
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize};
 pub enum Hold {
     /// systemd-networkd, and netplan, which writes files for it.
     Networkd(NetworkdHold),
+    /// systemd-resolved, where nobody else tells it of the bridge.
+    Resolved(ResolvedHold),
 }
 
 /// What systemd-networkd is told of the bridge.

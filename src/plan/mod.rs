@@ -29,6 +29,7 @@ mod objects;
 mod op;
 pub mod record;
 pub mod refuse;
+pub mod resolved;
 mod rule_text;
 mod steps;
 mod target;
