@@ -21,6 +21,9 @@
 //! network.
 #![forbid(unsafe_code)]
 
+mod dhclient;
+pub(crate) mod dhclient_leases;
+mod kernel;
 pub mod service;
 
 use std::fmt;
@@ -91,7 +94,9 @@ pub fn sentence(errors: &[HandoverError]) -> String {
 
 /// The one who moves what is held.
 fn of(hold: &Hold) -> &dyn Handover {
-    match *hold {}
+    match hold {
+        Hold::Dhclient(dhclient) => dhclient,
+    }
 }
 
 /// The commands that a person would type for [`to_bridge`].
