@@ -198,3 +198,252 @@ fn dhclient_keeps_identifier_metric_and_configuration() {
     assert!(site.defaults().contains("metric 77"));
     there_and_back(&site, "dhclient");
 }
+
+/// As ifupdown starts it; afterwards ifupdown still ends and starts it.
+#[test]
+fn ifupdown_s_dhclient_moves_and_is_ifupdown_s_again() {
+    let site = Site::new();
+    site.machine.sh(
+        "printf 'auto eth0\\niface eth0 inet dhcp\\n metric 55\\n' >/etc/network/interfaces
+         ifup eth0",
+    );
+    let said = site.machine.vmbr(&site.host, &["up", "eth0", "--dry-run"]).ok();
+    assert!(said.contains("eth0 is managed by ifupdown"), "{said}");
+    assert!(said.contains("'vmbr down' comes before"), "{said}");
+    there_and_back(&site, "dhclient");
+    let address = site.address("eth0");
+    site.machine.sh("ifdown eth0");
+    assert!(site.processes("dhclient").is_empty());
+    assert_eq!(site.server.leases(), [], "released");
+    assert_eq!(site.machine.sh("ip -4 addr show dev eth0"), "");
+    site.machine.sh("ifup eth0");
+    assert_eq!(site.address("eth0"), address);
+    assert!(site.defaults().contains("metric 55"));
+}
+
+/// A server that does not answer at the hand-over: told of, and the address
+/// stays until the client knows better.
+#[test]
+fn a_silent_server_is_a_warning() {
+    let site = Site::new();
+    site.machine.sh("dhclient -4 eth0");
+    let address = site.address("eth0");
+    site.server.fall_silent();
+    let said = site.up();
+    assert!(said.contains("the DHCP server does not answer on br0"), "{said}");
+    assert_eq!(site.address("br0"), address);
+    assert!(site.valid("br0") > LEASE, "{}", site.valid("br0"));
+    site.server.go_on();
+    // It asks again within its ten seconds.
+    site.machine
+        .until("grep -q dhcp-message-type /run/dhclient-vmbr-*.leases");
+    let said = site.down();
+    assert!(!said.contains("does not answer"), "{said}");
+    assert_eq!(site.address("eth0"), address);
+    assert!(site.valid("eth0") <= LEASE);
+}
+
+/// Kills `vmbr up` at its nth call of each kind: whatever becomes of it, the
+/// NIC has one client in the end, the one that it had, or its like.
+fn killed_in_the_middle(calls: &[(&str, u32)]) {
+    let site = Site::new();
+    site.machine.sh("dhclient -4 eth0");
+    let address = site.address("eth0");
+    let leased = site.leased(&address);
+    let before = site.processes("dhclient");
+    for (call, when) in calls {
+        common::run(
+            site.machine
+                .command("strace")
+                .args(["-qq", "-o", "/dev/null", "-e"])
+                .arg(format!("inject={call}:signal=KILL:when={when}"))
+                .args([env!("CARGO_BIN_EXE_vmbr"), "--state-dir"])
+                .arg(site.host.records())
+                .args(["up", "eth0"]),
+        );
+        site.machine.until("! pgrep -f '^vmbr .*watchdog'");
+        let settled = site.host.ns.link("br0").is_some();
+        println!("{call} {when}: killed {}", !settled);
+        if settled {
+            site.down();
+        }
+        let now = site.processes("dhclient");
+        assert_eq!(now.len(), before.len(), "{call} {when}: {now:?}");
+        assert_eq!(site.address("eth0"), address, "{call} {when}");
+        let state = site.machine.sh("ps -o stat= -C dhclient | grep -v Z");
+        assert!(!state.contains('T'), "{call} {when}: {state}");
+        assert_eq!(site.leased(&address), leased, "{call} {when}");
+    }
+}
+
+#[test]
+fn a_vmbr_that_is_killed_leaves_the_client_with_the_nic() {
+    killed_in_the_middle(&[("pidfd_send_signal", 1), ("pidfd_send_signal", 2), ("rename", 2)]);
+}
+
+#[test]
+#[ignore = "kills vmbr at a dozen places, a minute"]
+fn a_vmbr_that_is_killed_anywhere_leaves_the_client_with_the_nic() {
+    let calls = [
+        "pidfd_send_signal",
+        "rename",
+        "unlink",
+        "sendto",
+        "clone3",
+        "wait4",
+    ];
+    let all: Vec<(&str, u32)> = calls
+        .iter()
+        .flat_map(|call| (1..=5).map(move |when| (*call, when)))
+        .collect();
+    killed_in_the_middle(&all);
+}
+
+/// Past two whole leases on the bridge and two on the NIC again.
+fn outlives_its_leases(start: &str, program: &str) {
+    let site = Site::new();
+    site.machine.sh(start);
+    let address = site.address("eth0");
+    let leased = site.leased(&address);
+    let stream = Stream::start(&site.host.lan, &[&address]);
+    for (go, dev) in [
+        (&Site::up as &dyn Fn(&Site) -> String, "br0"),
+        (&Site::down, "eth0"),
+    ] {
+        go(&site);
+        let monitor = Monitor::start(&site.host.ns);
+        let defaults = site.defaults();
+        for _ in 0..25 {
+            sleep(Duration::from_secs(10));
+            assert_eq!(site.address(dev), address);
+        }
+        assert_eq!(site.leased(&address), leased);
+        assert_eq!(site.defaults(), defaults);
+        assert_eq!(site.processes(program).len(), 1);
+        assert_steady(&monitor.end(), &address, dev);
+    }
+    stream.assert_lost_at_most(2);
+}
+
+#[test]
+#[ignore = "two leases of two minutes on the bridge, and two on the NIC"]
+fn dhclient_outlives_its_leases() {
+    outlives_its_leases("dhclient -4 eth0", "dhclient");
+}
+
+#[test]
+#[ignore = "two leases of two minutes on the bridge, and two on the NIC"]
+fn ifupdown_s_dhclient_outlives_its_leases() {
+    outlives_its_leases(
+        "printf 'auto eth0\\niface eth0 inet dhcp\\n' >/etc/network/interfaces; ifup eth0",
+        "dhclient",
+    );
+}
+
+/// The server is away for the half of a lease in which the client renews.
+#[test]
+#[ignore = "a lease of two minutes with a silent server"]
+fn a_server_that_is_silent_for_half_a_lease_costs_nothing() {
+    let site = Site::new();
+    site.machine.sh("dhclient -4 eth0");
+    let address = site.address("eth0");
+    let stream = Stream::start(&site.host.lan, &[&address]);
+    site.up();
+    let monitor = Monitor::start(&site.host.ns);
+    sleep(Duration::from_secs(45));
+    site.server.fall_silent();
+    sleep(Duration::from_secs(60));
+    site.server.go_on();
+    for _ in 0..10 {
+        sleep(Duration::from_secs(10));
+        assert_eq!(site.address("br0"), address);
+    }
+    assert!(site.valid("br0") <= LEASE);
+    assert_steady(&monitor.end(), &address, "br0");
+    stream.assert_lost_at_most(1);
+    site.down();
+    assert_eq!(site.address("eth0"), address);
+}
+
+/// Silent from the hand-over on, for most of what was left of the lease, so
+/// that the client has given up asking by then and lives on the old one.
+#[test]
+#[ignore = "a hand-over while the server is silent, and a lease of two minutes"]
+fn a_server_that_is_silent_at_the_hand_over_costs_nothing() {
+    let site = Site::new();
+    site.machine.sh("dhclient -4 eth0");
+    let address = site.address("eth0");
+    let stream = Stream::start(&site.host.lan, &[&address]);
+    sleep(Duration::from_secs(20));
+    site.server.fall_silent();
+    let said = site.up();
+    assert!(said.contains("does not answer"), "{said}");
+    let monitor = Monitor::start(&site.host.ns);
+    sleep(Duration::from_secs(75));
+    site.server.go_on();
+    for _ in 0..15 {
+        sleep(Duration::from_secs(10));
+        assert_eq!(site.address("br0"), address);
+    }
+    assert_steady(&monitor.end(), &address, "br0");
+    stream.assert_lost_at_most(1);
+    site.down();
+    assert_eq!(site.address("eth0"), address);
+}
+
+/// A server that has another address for the client at its renewal: the client
+/// takes it on the bridge, and the NIC gets that one back.
+#[test]
+#[ignore = "waits for the renewals of a lease of two minutes"]
+fn another_address_at_renewal_is_taken() {
+    let site = Site::new();
+    site.machine.sh("dhclient -4 eth0");
+    let old = site.address("eth0");
+    site.up();
+    site.server.fall_silent();
+    site.server.machine.sh("rm /run/leases");
+    site.server.go_on_with(&[
+        "--dhcp-host=02:00:00:00:00:21,192.0.2.108",
+        "--dhcp-ignore=tag:!known",
+    ]);
+    let limit = std::time::Instant::now() + Duration::from_secs(150);
+    while site.address("br0") == old {
+        assert!(std::time::Instant::now() < limit);
+        sleep(Duration::from_secs(1));
+    }
+    assert_eq!(site.address("br0"), "192.0.2.108");
+    assert_eq!(site.defaults().lines().count(), 1);
+    site.down();
+    assert_eq!(site.address("eth0"), "192.0.2.108");
+    assert_eq!(site.defaults().lines().count(), 1);
+}
+
+/// A client that somebody ends or starts anew on the bridge is no hindrance to
+/// the way back.
+#[test]
+#[ignore = "a lease of two minutes without a client"]
+fn a_client_that_ends_on_the_bridge_is_started_on_the_nic() {
+    let site = Site::new();
+    site.machine.sh("dhclient -4 eth0");
+    let address = site.address("eth0");
+    let before = site.processes("dhclient").len();
+    for left in [true, false] {
+        site.up();
+        let bridges = site
+            .machine
+            .sh("tr '\\0' '\\n' </proc/$(pgrep -f 'dhclient.* br0$')/cmdline");
+        site.machine.sh("kill -9 $(pgrep -f 'dhclient.* br0$')");
+        if left {
+            sleep(Duration::from_secs(30));
+        } else {
+            let words: Vec<&str> = bridges.lines().skip(1).collect();
+            site.machine.start("dhclient", &words);
+            sleep(Duration::from_secs(LEASE + 10));
+        }
+        assert_eq!(site.address("br0"), address);
+        site.down();
+        assert_eq!(site.address("eth0"), address);
+        assert!(site.valid("eth0") + 2 >= LEASE);
+        assert_eq!(site.processes("dhclient").len(), before);
+    }
+}
