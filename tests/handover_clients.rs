@@ -199,6 +199,53 @@ fn dhclient_keeps_identifier_metric_and_configuration() {
     there_and_back(&site, "dhclient");
 }
 
+/// DHCPv6's; not beside an address without an end, which the client's script
+/// would take for one that is left of an earlier client.
+#[test]
+fn dhclient_of_dhcpv6_moves_to_the_bridge_and_back() {
+    let host = Host::new("handover", "ip link set eth0 up");
+    let site = Site {
+        machine: Machine::new(&host.ns),
+        server: Server::with(&host.lan, &["--dhcp-range=2001:db8::100,2001:db8::1ff,64,120"]),
+        host,
+    };
+    site.machine
+        .sh("dhclient -6 eth0; ip -6 route add 2001:db8::/64 dev eth0");
+    site.host.settle();
+    let leases = site.server.leases();
+    let lease = leases.iter().find(|lease| lease.address.contains(':')).unwrap();
+    let address = lease.address.clone();
+    site.machine.sh("ip addr add 2001:db8::77/64 nodad dev eth0");
+    let said = site.machine.refused(&site.host);
+    assert!(said.contains("IPv6 addresses that have no end"), "{said}");
+    site.machine.sh("ip addr del 2001:db8::77/64 dev eth0");
+    let stream = Stream::start(&site.host.lan, &[&address]);
+    let monitor = Monitor::start(&site.host.ns);
+    let clients = site.processes("dhclient");
+    for (go, dev) in [
+        (&Site::up as &dyn Fn(&Site) -> String, "br0"),
+        (&Site::down, "eth0"),
+    ] {
+        let said = go(&site);
+        assert!(!said.contains("does not answer"), "{said}");
+        let list = site
+            .machine
+            .sh(&format!("ip -6 addr show dev {dev} scope global"));
+        let part = format!("inet6 {address}/128 scope global dynamic");
+        assert!(list.contains(&part), "no {part} in {list}");
+        let now = site.server.lease(&address);
+        assert_eq!((&now.client, &now.mac), (&lease.client, &lease.mac));
+        assert_eq!(site.processes("dhclient").len(), 1);
+    }
+    let heard = monitor.end();
+    let gone = |line: &&String| line.contains("Deleted") && line.contains(&format!("inet6 {address}/"));
+    // From the NIC, and from the bridge.
+    assert!(heard.iter().filter(gone).count() <= 2, "{heard:#?}");
+    let arguments = |all: &[String]| all[0].split_once("dhclient").unwrap().1.to_owned();
+    assert_eq!(arguments(&site.processes("dhclient")), arguments(&clients));
+    stream.assert_lost_at_most(2);
+}
+
 /// As ifupdown starts it; afterwards ifupdown still ends and starts it.
 #[test]
 fn ifupdown_s_dhclient_moves_and_is_ifupdown_s_again() {

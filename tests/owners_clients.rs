@@ -125,6 +125,7 @@ fn a_dhclient_that_is_not_for_the_nic_alone_is_refused() {
     let (host, machine) = bare();
     let _server = dhcp_server(&host.lan);
     machine.sh("ip link set eth1 up");
+    host.settle();
     for (start, remedy) in [
         (
             "dhclient -4 -nw eth0 eth1",

@@ -114,9 +114,6 @@ impl Handover for Dhclient {
         }
         forget_names(bridge);
         let before = dump::network().map_err(|error| failed("cannot read the network", &error))?;
-        let lent = self
-            .lend(bridge)
-            .map_err(|error| failed(bridge.as_str(), &error))?;
         service::start(
             &unit(record, bridge, self.v6),
             &format!("DHCP client of {bridge} (vmbr)"),
@@ -125,7 +122,6 @@ impl Handover for Dhclient {
         )
         .map_err(|error| failed(&format!("cannot start {} for {bridge}", self.program), &error))?;
         let answer = self.await_answer(&files.leases, Some(&files.pid), bridge);
-        give_back(lent).map_err(|error| failed(bridge.as_str(), &error))?;
         if !self.runs_on_bridge(&files) {
             return Err(error_of(
                 format!("{} ended when it was started for {bridge}", self.program),
@@ -177,9 +173,6 @@ impl Handover for Dhclient {
                 let _ = fs::remove_file(path);
             }
             begun = read_leases(original).ok().and_then(|leases| leases.last(uplink));
-            let lent = self
-                .lend(uplink)
-                .map_err(|error| failed(uplink.as_str(), &error))?;
             let started = service::start_daemon(
                 &unit(record, uplink, self.v6),
                 &format!("DHCP client of {uplink}, given back by vmbr"),
@@ -190,7 +183,6 @@ impl Handover for Dhclient {
                 .map_err(|error| failed(&format!("cannot start {} for {uplink}", self.program), &error))?;
             let pid = self.pid_file.as_deref().map(Path::new);
             answer = self.await_answer(original, pid, uplink);
-            give_back(lent).map_err(|error| failed(uplink.as_str(), &error))?;
         }
         forget_names(bridge);
         files.remove();
@@ -249,10 +241,6 @@ impl Dhclient {
             .iter()
             .filter(|p| p.is_roots() && p.runs("dhclient"));
         roots.any(|process| process.arguments.iter().skip(1).eq(own.iter().copied()))
-    }
-
-    fn lend(&self, dev: &IfName) -> io::Result<Option<kernel::Lent>> {
-        self.v6.then(|| kernel::lend_ends(dev)).transpose()
     }
 
     /// Waits until the server has answered the client of `dev`. With DHCPv6 it
@@ -348,10 +336,6 @@ fn silent(dev: &IfName, end: Option<&str>) -> String {
             )
         });
     format!("the DHCP server does not answer on {dev}: dhclient goes on asking there{end}")
-}
-
-fn give_back(lent: Option<kernel::Lent>) -> io::Result<()> {
-    lent.map_or(Ok(()), kernel::Lent::give_back)
 }
 
 fn unit(record: &Record, dev: &IfName, v6: bool) -> String {

@@ -3,13 +3,10 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::model::{Address, HostState, IfName, Route, address};
+use crate::model::{Address, HostState, IfName, Route};
 use crate::netlink::wire::Wire;
 use crate::netlink::{dump, write};
 use crate::plan::Op;
-
-/// How long an address that has no end is given one, in seconds.
-const LENT: u32 = 600;
 
 /// Sets how long an address is valid, from what it is now. A client that finds
 /// its address on the device does not do that before the next renewal, and the
@@ -32,50 +29,6 @@ pub fn set_lifetime(dev: &IfName, local: IpAddr, seconds: impl Fn(&Address) -> u
         }
     });
     perform(ops)
-}
-
-/// Gives the IPv6 addresses without an end one for a while; the answer gives
-/// them back what they had. dhclient's script removes addresses that have none
-/// (PREINIT6 in Debian's), as if they were left of an earlier client.
-///
-/// # Errors
-/// What the kernel answered.
-pub fn lend_ends(dev: &IfName) -> io::Result<Lent> {
-    let live = dump::network()?;
-    let global = |a: &&Address| a.local.is_ipv6() && a.is_permanent() && a.scope == address::scope::UNIVERSE;
-    let lent = Lent {
-        dev: dev.clone(),
-        addresses: live.addresses_of(dev).iter().filter(global).cloned().collect(),
-    };
-    let ops = lent.addresses.iter().map(|a| Op::ChangeAddress {
-        dev: dev.clone(),
-        address: Address {
-            valid: LENT,
-            preferred: if a.preferred == 0 { 0 } else { LENT },
-            ..a.clone()
-        },
-    });
-    perform(ops)?;
-    Ok(lent)
-}
-
-/// Addresses that have an end for a while.
-pub struct Lent {
-    dev: IfName,
-    addresses: Vec<Address>,
-}
-
-impl Lent {
-    /// Takes the end away again.
-    ///
-    /// # Errors
-    /// What the kernel answered.
-    pub fn give_back(self) -> io::Result<()> {
-        perform(self.addresses.into_iter().map(|address| Op::ChangeAddress {
-            dev: self.dev.clone(),
-            address,
-        }))
-    }
 }
 
 /// Deletes routes that a client's script has added where `before` has one to

@@ -7,7 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::handover::dhclient_leases::{Last, Leases, is_configured};
-use crate::model::{Family, IfName};
+use crate::model::address::scope;
+use crate::model::{Address, Family, IfName};
 use crate::plan::hold::{self, Hold};
 use crate::plan::record;
 use crate::tool;
@@ -225,6 +226,16 @@ fn held(process: &Process, scene: &Scene<'_>, leases: &[Lease]) -> Result<hold::
         if command.has(option) {
             return Err(stuck(why, fixed_address("and end dhclient")));
         }
+    }
+    let endless = |a: &&Address| a.family() == Family::V6 && a.is_permanent() && a.scope == scope::UNIVERSE;
+    if command.has("-6") && scene.addresses.iter().any(|a| endless(&a)) {
+        // PREINIT6 of Debian's dhclient-script.
+        return Err(stuck(
+            "its script takes the IPv6 addresses that have no end from a device when it starts there",
+            format!(
+                "remove those addresses, or end it without a word (kill -9 {id}) and give the host a fixed address instead, then try again"
+            ),
+        ));
     }
     if let Some(by) = supervisor(process, &command, scene) {
         return Err(stuck(
