@@ -82,7 +82,10 @@ impl Site {
     fn processes(&self, program: &str) -> Vec<String> {
         let list = self.machine.sh(&format!("pgrep -a '^{program}$' | sort || :"));
         // Nobody waits for those that have ended.
-        let live = list.lines().filter(|line| !line.ends_with("<defunct>"));
+        // dhcpcd has one more for each announcement.
+        let live = list
+            .lines()
+            .filter(|line| !line.ends_with("<defunct>") && !line.contains("[BPF ARP]"));
         live.map(str::to_owned).collect()
     }
 
@@ -116,7 +119,8 @@ fn dhclient_moves(arguments: &str) {
 fn there_and_back(site: &Site, program: &str) {
     let address = site.address("eth0");
     let (leased, defaults) = (site.leased(&address), site.defaults());
-    let names = site.machine.sh("cat /etc/resolv.conf");
+    let servers = "grep ^nameserver /etc/resolv.conf";
+    let names = site.machine.sh(servers);
     assert!(names.contains("192.0.2.1"), "{names}");
     assert_eq!(defaults.lines().count(), 1, "{defaults}");
     let before = site.processes(program);
@@ -138,7 +142,7 @@ fn there_and_back(site: &Site, program: &str) {
     assert!(site.valid("br0") + 1 >= LEASE, "{}", site.valid("br0"));
     assert_eq!(site.leased(&address), leased);
     assert_eq!(site.defaults(), defaults);
-    assert_eq!(site.machine.sh("cat /etc/resolv.conf"), names);
+    assert_eq!(site.machine.sh(servers), names);
     assert_steady(&monitor.end(), &address, "br0");
     let bridged = site.processes(program);
     assert_eq!(bridged.len(), before.len(), "{bridged:?}");
@@ -156,7 +160,7 @@ fn there_and_back(site: &Site, program: &str) {
     assert!(site.valid("eth0") + 1 >= LEASE, "{}", site.valid("eth0"));
     assert_eq!(site.leased(&address), leased);
     assert_eq!(site.defaults(), defaults);
-    assert_eq!(site.machine.sh("cat /etc/resolv.conf"), names);
+    assert_eq!(site.machine.sh(servers), names);
     assert_steady(&monitor.end(), &address, "eth0");
     let arguments = |all: &[String]| -> Vec<String> {
         let without = |line: &String| {
@@ -173,7 +177,7 @@ fn there_and_back(site: &Site, program: &str) {
     let after = site.processes(program);
     assert_eq!(arguments(&after), arguments(&before));
     let left = site.machine.sh("ls /run");
-    assert!(!left.contains("dhclient-vmbr"), "{left}");
+    assert!(!left.contains("-vmbr-"), "{left}");
     stream.assert_lost_at_most(2);
 }
 
@@ -288,6 +292,114 @@ fn a_silent_server_is_a_warning() {
     assert!(!said.contains("does not answer"), "{said}");
     assert_eq!(site.address("eth0"), address);
     assert!(site.valid("eth0") <= LEASE);
+}
+
+/// Starts dhcpcd with these arguments, `alone` with a user for its helpers
+/// that it believes, and asserts the way to the bridge and back.
+fn dhcpcd_moves(arguments: &str, helpers: bool) {
+    let site = Site::new();
+    if helpers {
+        site.machine
+            .sh("mkdir -p /run/empty; sed -i '/^dhcpcd:/s,/nonexistent,/run/empty,' /etc/passwd");
+    }
+    site.machine
+        .sh(&format!("mkdir -p /var/lib/dhcpcd; dhcpcd -q {arguments}"));
+    site.address("eth0");
+    let several = site.processes("dhcpcd").len() > 1;
+    assert_eq!(several, helpers, "{:?}", site.processes("dhcpcd"));
+    there_and_back(&site, "dhcpcd");
+}
+
+#[test]
+fn dhcpcd_of_every_device_moves_to_the_bridge_and_back() {
+    dhcpcd_moves("-4", false);
+}
+
+#[test]
+#[ignore = "dhcpcd takes ten seconds for a lease"]
+fn dhcpcd_of_one_device_moves_to_the_bridge_and_back() {
+    dhcpcd_moves("-4 eth0", false);
+}
+
+#[test]
+#[ignore = "dhcpcd takes ten seconds for a lease"]
+fn dhcpcd_with_helpers_moves_to_the_bridge_and_back() {
+    dhcpcd_moves("-4", true);
+    dhcpcd_moves("-4 eth0", true);
+}
+
+/// What dhcpcd makes of advertisements and DHCPv6, too: addresses and routes
+/// are the same.
+#[test]
+#[ignore = "dhcpcd takes ten seconds for all its leases"]
+fn dhcpcd_moves_with_all_of_ipv6() {
+    let host = Host::new("handover", "ip link set eth0 up");
+    let site = Site {
+        machine: Machine::new(&host.ns),
+        server: Server::both(&host.lan),
+        host,
+    };
+    site.machine.sh("mkdir -p /var/lib/dhcpcd; dhcpcd -q");
+    let address = site.address("eth0");
+    site.machine
+        .until("test $(ip -6 -o addr show dev eth0 scope global | wc -l) = 2");
+    site.host.settle();
+    sleep(Duration::from_secs(5));
+    let state = |dev: &str| {
+        let addresses = "ip -6 -o addr show dev D scope global | awk '{print $4}' | sort";
+        let routes = "ip -6 route show dev D | grep -v fe80::/64 | sed 's/ expires [0-9]*sec//' | sort";
+        site.machine
+            .sh(&format!("{addresses}; {routes}").replace(" D ", &format!(" {dev} ")))
+    };
+    let before = state("eth0");
+    let six: Vec<String> = before
+        .lines()
+        .take(2)
+        .map(|a| a.split('/').next().unwrap().to_owned())
+        .collect();
+    let leased = site.leased(&six[0]);
+    let stream = Stream::start(&site.host.lan, &[&address, &six[0], &six[1]]);
+    site.up();
+    sleep(Duration::from_secs(4));
+    assert_eq!(state("br0"), before);
+    assert_eq!(site.leased(&six[0]), leased);
+    site.down();
+    sleep(Duration::from_secs(4));
+    assert_eq!(state("eth0"), before);
+    assert_eq!(site.leased(&six[0]), leased);
+    stream.assert_lost_at_most(2);
+}
+
+/// A fixed address that dhcpcd gives the NIC is dhcpcd's on the bridge, and a
+/// cable that is lost changes nothing.
+#[test]
+fn an_address_that_dhcpcd_gives_moves() {
+    let site = Site::new();
+    site.machine.sh(
+        "printf 'persistent\\ninterface eth0\\nstatic ip_address=192.0.2.121/24\\nstatic routers=192.0.2.1\\n' >/etc/dhcpcd.conf
+         mkdir -p /var/lib/dhcpcd; dhcpcd -q -4",
+    );
+    assert_eq!(site.address("eth0"), "192.0.2.121");
+    let defaults = site.defaults();
+    site.up();
+    assert_eq!(site.address("br0"), "192.0.2.121");
+    assert_eq!(site.defaults(), defaults);
+    site.host.lan.ip(&["link", "set", "lan0", "down"]);
+    site.machine.until("! ip link show eth0 | grep -q LOWER_UP");
+    site.host.lan.ip(&["link", "set", "lan0", "up"]);
+    site.machine.until("ip link show br0 | grep -q LOWER_UP");
+    sleep(Duration::from_secs(2));
+    assert_eq!(site.address("br0"), "192.0.2.121");
+    assert_eq!(site.machine.sh("ip -4 addr show dev eth0"), "");
+    site.down();
+    assert_eq!(site.address("eth0"), "192.0.2.121");
+    assert_eq!(site.defaults(), defaults);
+}
+
+#[test]
+#[ignore = "two leases of two minutes on the bridge, and two on the NIC"]
+fn dhcpcd_outlives_its_leases() {
+    outlives_its_leases("mkdir -p /var/lib/dhcpcd; dhcpcd -q -4", "dhcpcd");
 }
 
 /// Kills `vmbr up` at its nth call of each kind: whatever becomes of it, the

@@ -252,6 +252,7 @@ fn carry_out(
 ) -> Result<(), Error> {
     let _held = HeldSignals::hold();
     let (watchdog, _) = place.begin(changing)?;
+    handover::pause(record);
     let check = &mut || verification.check();
     let reached = change::reach(target, from.as_ref(), adjust, check, args.verbose, words);
     if let Err(cause) = reached {

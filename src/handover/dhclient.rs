@@ -24,17 +24,15 @@ use crate::owners::file;
 use crate::owners::process::Around;
 use crate::plan::Record;
 use crate::plan::hold::Dhclient;
-use crate::tool;
+use crate::plan::record::Process;
 
 use super::dhclient_leases::{self, Last, Leases};
-use super::{Handover, HandoverError, kernel, service};
+use super::{Handover, HandoverError, kernel, names, service};
 
 /// How long the server may take to answer before it is called silent. Where
 /// there is one it takes a tenth of a second.
 const PATIENCE: Duration = Duration::from_secs(4);
 const TICK: Duration = Duration::from_millis(20);
-/// How long a program of the host's may take.
-const TOOL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The files of the bridge's client. Their names are among those that AppArmor
 /// lets a dhclient write (Debian's /etc/apparmor.d/sbin.dhclient), and in /run
@@ -112,7 +110,7 @@ impl Handover for Dhclient {
             )
             .map_err(|error| failed("cannot write its new configuration", &error))?;
         }
-        forget_names(bridge);
+        names::forget(bridge);
         let before = dump::network().map_err(|error| failed("cannot read the network", &error))?;
         service::start(
             &unit(record, bridge, self.v6),
@@ -134,9 +132,17 @@ impl Handover for Dhclient {
         if let Some(path) = &self.pid_file {
             let _ = fs::remove_file(path);
         }
-        forget_names(uplink);
+        names::forget(uplink);
         let warnings = self.finish(bridge, &files.leases, begun.as_ref(), &answer, &before);
         warnings.map_err(|error| failed(bridge.as_str(), &error))
+    }
+
+    fn pause(&self, record: &Record) {
+        self.signal_bridges(record, Signal::SIGSTOP);
+    }
+
+    fn resume(&self, record: &Record) {
+        self.signal_bridges(record, Signal::SIGCONT);
     }
 
     fn to_uplink(&self, record: &Record) -> Result<Vec<String>, HandoverError> {
@@ -184,7 +190,7 @@ impl Handover for Dhclient {
             let pid = self.pid_file.as_deref().map(Path::new);
             answer = self.await_answer(original, pid, uplink);
         }
-        forget_names(bridge);
+        names::forget(bridge);
         files.remove();
         let warnings = self.finish(uplink, original, begun.as_ref(), &answer, &before);
         warnings.map_err(|error| failed(uplink.as_str(), &error))
@@ -216,6 +222,20 @@ impl Dhclient {
         arguments.extend(["-pf".into(), files.pid.display().to_string()]);
         arguments.push(record.bridge.name.to_string());
         arguments
+    }
+
+    /// Best effort: one that has ended does nothing by itself.
+    fn signal_bridges(&self, record: &Record, signal: Signal) {
+        let mark = self.files(record).leases.display().to_string();
+        let around = Around::look();
+        let roots = around
+            .processes
+            .iter()
+            .filter(|p| p.is_roots() && p.runs("dhclient"));
+        for process in roots.filter(|process| process.arguments.contains(&mark)) {
+            let held = Process::of(process.id).and_then(|process| process.hold());
+            let _ = held.and_then(|held| held.signal(signal));
+        }
     }
 
     fn end_bridges(&self, files: &Files) -> io::Result<usize> {
@@ -356,29 +376,4 @@ fn read_leases(path: &Path) -> Result<Leases, &'static str> {
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
     store::write(path, text.as_bytes())
-}
-
-/// Takes away the name servers that a client's hooks have noted for a device
-/// that it does not have any more: the other device has them by now. Each hook
-/// would do so itself at the end of a lease, and that would come too late or
-/// too early.
-fn forget_names(dev: &IfName) {
-    let deadline = Instant::now() + TOOL_PATIENCE;
-    let prefix = format!("{dev}.");
-    for directory in ["/run/resolvconf/interface", "/run/resolvconf/interfaces"] {
-        let noted = fs::read_dir(directory).into_iter().flatten().flatten();
-        let names = noted.filter_map(|entry| entry.file_name().into_string().ok());
-        for name in names.filter(|name| name.starts_with(&prefix) && name.contains("dhclient")) {
-            let _ = tool::ask("resolvconf", &["-d", &name], deadline);
-        }
-    }
-    for version in ["v4", "v6"] {
-        for path in [
-            format!("/run/systemd/resolved.conf.d/isc-dhcp-{version}-{dev}.conf"),
-            // Where it is there the hook takes the name servers for told.
-            format!("/run/network/isc-dhcp-{version}-{dev}"),
-        ] {
-            let _ = store::remove(Path::new(&path));
-        }
-    }
 }

@@ -23,7 +23,9 @@
 
 mod dhclient;
 pub(crate) mod dhclient_leases;
+mod dhcpcd;
 mod kernel;
+mod names;
 pub mod service;
 
 use std::fmt;
@@ -54,6 +56,13 @@ pub trait Handover {
     /// # Errors
     /// The manager would not; the caller leads everything back.
     fn to_bridge(&self, record: &Record) -> Result<Vec<String>, HandoverError>;
+
+    /// Keeps the manager of the bridge from what it would do by itself as soon
+    /// as the network leaves the bridge. It can be called where there is none.
+    fn pause(&self, _record: &Record) {}
+
+    /// Takes [`Self::pause`] back: the network stays on the bridge.
+    fn resume(&self, _record: &Record) {}
 
     /// Gives the manager the uplink, which carries the network now; the bridge
     /// may be gone. What the way to the bridge has left is taken away. The
@@ -96,6 +105,7 @@ pub fn sentence(errors: &[HandoverError]) -> String {
 fn of(hold: &Hold) -> &dyn Handover {
     match hold {
         Hold::Dhclient(dhclient) => dhclient,
+        Hold::Dhcpcd(dhcpcd) => dhcpcd,
     }
 }
 
@@ -129,6 +139,16 @@ pub fn to_bridge(record: &Record, report: &mut dyn FnMut(&str)) -> Result<Vec<St
         warnings.extend(manager.to_bridge(record)?);
     }
     Ok(warnings)
+}
+
+/// [`Handover::pause`] of all.
+pub fn pause(record: &Record) {
+    record.holds.iter().for_each(|hold| of(hold).pause(record));
+}
+
+/// [`Handover::resume`] of all.
+pub fn resume(record: &Record) {
+    record.holds.iter().for_each(|hold| of(hold).resume(record));
 }
 
 /// Gives the uplink of a record back to those who had it, to all of them that

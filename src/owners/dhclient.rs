@@ -329,25 +329,30 @@ fn exactly(id: u32) -> Option<(Vec<String>, record::Process)> {
 }
 
 /// Who starts a client again when it ends: its parent, where it did not go to
-/// the background, or systemd, where it is the main process of a service. One
-/// that ifupdown has started is none of these.
+/// the background, or systemd.
 fn supervisor(process: &Process, command: &Command<'_>, scene: &Scene<'_>) -> Option<String> {
     if command.has("-d") && process.parent > 1 {
         return Some(format!("process {}", process.parent));
     }
+    service_of(process.id, scene)
+}
+
+/// The service of systemd's whose main process this is. One that ifupdown has
+/// started is none's: ifupdown itself was the main process, and has ended.
+pub fn service_of(id: u32, scene: &Scene<'_>) -> Option<String> {
     if !Path::new(SYSTEMD).is_dir() {
         return None;
     }
-    let groups = fs::read_to_string(format!("/proc/{}/cgroup", process.id)).ok()?;
+    let groups = fs::read_to_string(format!("/proc/{id}/cgroup")).ok()?;
     let unit = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let unit = unit.rsplit('/').find(|part| part.ends_with(".service"))?;
     let asked = ["show", "--property=MainPID", "--value", "--", unit];
     let main = tool::ask("systemctl", &asked, scene.deadline)?.ok()?;
-    (main.trim() == process.id.to_string()).then(|| printable(unit))
+    (main.trim() == id.to_string()).then(|| printable(unit))
 }
 
 /// Whether a file is root's, and nobody else can write it.
-fn is_roots_alone(path: &Path) -> bool {
+pub fn is_roots_alone(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|is| is.is_file() && is.uid() == 0 && is.mode() & 0o022 == 0)
 }
 

@@ -19,6 +19,8 @@ use super::record::Process;
 pub enum Hold {
     /// ISC's dhclient.
     Dhclient(Dhclient),
+    /// dhcpcd.
+    Dhcpcd(Dhcpcd),
 }
 
 /// A dhclient that works for the uplink alone.
@@ -45,4 +47,20 @@ pub struct Dhclient {
     /// bridge's needs another.
     #[serde(default, skip_serializing_if = "is_default")]
     pub configuration: Option<String>,
+}
+
+/// A dhcpcd that works for the uplink, or for every device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dhcpcd {
+    /// All of its processes.
+    pub processes: Vec<Process>,
+    /// The file that they were executed from.
+    pub program: String,
+    /// Whether it works for the uplink alone.
+    pub alone: bool,
+    /// `-4` or `-6`, where it keeps to one of them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub family: Option<String>,
+    /// Where it keeps its leases.
+    pub directory: String,
 }

@@ -152,7 +152,7 @@ impl Stream {
         let ping = |to: &&str| {
             let mut command: Command = ns.command("ping");
             command
-                .args(["-n", "-q", "-i", "0.001", to])
+                .args(["-n", "-q", "-i", "0.001", "-l", "20", to])
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped());
