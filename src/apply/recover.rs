@@ -111,6 +111,7 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
             ..record.clone()
         });
     }
+    handover::pause(record);
     let target = record.rolled_back(&live, clock::since_boot().as_secs());
     let adjust = |plan: &mut Plan| {
         handover::arrange_back(record, plan);

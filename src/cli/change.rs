@@ -259,6 +259,9 @@ pub fn give_back(record: &Record) -> Result<(), Vec<HandoverError>> {
 pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError) -> Error {
     say(&format!("- going back: {cause}"));
     let bridge = &record.bridge.name;
+    if back.holder == Holder::Uplink {
+        handover::pause(record);
+    }
     let led_back = match cause {
         MigrateError::Restless(_) => migrate::stay(back),
         _ => {
@@ -269,7 +272,10 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
     let led_back = led_back.map_err(|error| error.to_string());
     let led_back = led_back.and_then(|()| match back.holder {
         Holder::Uplink => give_back(record).map_err(|errors| handover::sentence(&errors)),
-        Holder::Bridge => Ok(()),
+        Holder::Bridge => {
+            handover::resume(record);
+            Ok(())
+        }
     });
     let error = match led_back {
         Ok(()) => {

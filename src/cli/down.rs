@@ -278,6 +278,7 @@ fn carry_out(
 ) -> Result<(), Error> {
     let _held = HeldSignals::hold();
     let (watchdog, _) = place.begin(changing)?;
+    handover::pause(record);
     let reached = change::reach(target, from.as_ref(), adjust, check, args.verbose, words);
     if let Err(cause) = reached {
         let back = Target {

@@ -21,6 +21,11 @@
 //! network.
 #![forbid(unsafe_code)]
 
+mod dhclient;
+pub(crate) mod dhclient_leases;
+mod dhcpcd;
+mod kernel;
+mod names;
 mod networkd;
 mod resolved;
 pub mod service;
@@ -60,6 +65,13 @@ pub trait Handover {
     /// Arranges the plan that leads back to the uplink so that the manager sees
     /// of it what it should.
     fn arrange_back(&self, _plan: &mut Plan) {}
+
+    /// Keeps the manager of the bridge from what it would do by itself as soon
+    /// as the network leaves the bridge. It can be called where there is none.
+    fn pause(&self, _record: &Record) {}
+
+    /// Takes [`Self::pause`] back: the network stays on the bridge.
+    fn resume(&self, _record: &Record) {}
 
     /// Gives the manager the uplink, which carries the network now; the bridge
     /// may be gone. What the way to the bridge has left is taken away. The
@@ -103,6 +115,8 @@ fn of(hold: &Hold) -> &dyn Handover {
     match hold {
         Hold::Networkd(networkd) => networkd,
         Hold::Resolved(resolved) => resolved,
+        Hold::Dhclient(dhclient) => dhclient,
+        Hold::Dhcpcd(dhcpcd) => dhcpcd,
     }
 }
 
@@ -148,6 +162,16 @@ pub fn to_bridge(record: &Record, report: &mut dyn FnMut(&str)) -> Result<Vec<St
 /// is.
 pub fn arrange_back(record: &Record, plan: &mut Plan) {
     record.holds.iter().for_each(|hold| of(hold).arrange_back(plan));
+}
+
+/// [`Handover::pause`] of all.
+pub fn pause(record: &Record) {
+    record.holds.iter().for_each(|hold| of(hold).pause(record));
+}
+
+/// [`Handover::resume`] of all.
+pub fn resume(record: &Record) {
+    record.holds.iter().for_each(|hold| of(hold).resume(record));
 }
 
 /// Gives the uplink of a record back to those who had it, to all of them that

@@ -66,8 +66,9 @@ pub struct Claim {
 /// What a manager without a lease will do; each text is the end of a sentence.
 #[derive(Debug)]
 pub enum Outlook {
-    /// It puts addresses back on the NIC by itself, and the host would be cut
-    /// off then: a reason to refuse.
+    /// A reason to refuse, also where there is a lease: it puts addresses back
+    /// on the NIC by itself, and the host would be cut off then; or it is one
+    /// that cannot be moved.
     Returns {
         /// What it does.
         fate: &'static str,
@@ -129,14 +130,12 @@ impl Claim {
         if self.hold.is_some() {
             return Ok(format!("{what}: it is given the bridge instead"));
         }
-        if !leases.is_empty() {
-            return Err(Refusal::new(
+        match &self.outlook {
+            Outlook::Returns { fate, remedy } => Err(Refusal::new(format!("{what}: {fate}"), remedy)),
+            _ if !leases.is_empty() => Err(Refusal::new(
                 format!("{what}: {}", manager.fate()),
                 manager.remedy(uplink),
-            ));
-        }
-        match &self.outlook {
-            Outlook::Returns { fate, remedy } => Err(Refusal::new(format!("{who}: {fate}"), remedy)),
+            )),
             Outlook::Asks(fate) => Ok(format!("{who}, without a lease: {fate}")),
             Outlook::Waits(fate) => Ok(format!("{who}: {fate}")),
         }

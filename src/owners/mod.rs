@@ -29,7 +29,7 @@
 pub(crate) mod bus;
 mod claim;
 mod dhclient;
-mod dhcpcd;
+pub(crate) mod dhcpcd;
 pub(crate) mod file;
 pub mod firewall;
 mod ifupdown;

@@ -5,6 +5,9 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::is_default;
+
+use super::record::Process;
 use super::resolved::ResolvedHold;
 
 /// How one manager's hand is moved from the uplink to the bridge and back.
@@ -21,6 +24,10 @@ pub enum Hold {
     Networkd(NetworkdHold),
     /// systemd-resolved, where nobody else tells it of the bridge.
     Resolved(ResolvedHold),
+    /// ISC's dhclient.
+    Dhclient(Dhclient),
+    /// dhcpcd.
+    Dhcpcd(Dhcpcd),
 }
 
 /// What systemd-networkd is told of the bridge.
@@ -36,4 +43,46 @@ pub struct NetworkdHold {
     /// The IPv4 address that a server has leased to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leased: Option<Ipv4Addr>,
+}
+
+/// A dhclient that works for the uplink alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dhclient {
+    /// The one that has the uplink.
+    pub process: Process,
+    /// The file that it was executed from.
+    pub program: String,
+    /// All of its arguments, its name first.
+    pub arguments: Vec<String>,
+    /// Those of them that the bridge's is given, too: all that do not name the
+    /// uplink, its files, or how it goes to the background.
+    pub options: Vec<String>,
+    /// Whether it speaks DHCPv6.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub v6: bool,
+    /// Its lease file.
+    pub leases: String,
+    /// Where it writes its number, if it does.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pid_file: Option<String>,
+    /// Its configuration, where that speaks of the uplink by its name: the
+    /// bridge's needs another.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub configuration: Option<String>,
+}
+
+/// A dhcpcd that works for the uplink, or for every device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dhcpcd {
+    /// All of its processes.
+    pub processes: Vec<Process>,
+    /// The file that they were executed from.
+    pub program: String,
+    /// Whether it works for the uplink alone.
+    pub alone: bool,
+    /// `-4` or `-6`, where it keeps to one of them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub family: Option<String>,
+    /// Where it keeps its leases.
+    pub directory: String,
 }
