@@ -21,6 +21,7 @@
 //! network.
 #![forbid(unsafe_code)]
 
+pub mod keeper;
 pub mod service;
 
 use std::fmt;
@@ -94,7 +95,9 @@ pub fn sentence(errors: &[HandoverError]) -> String {
 
 /// The one who moves what is held.
 fn of(hold: &Hold) -> &dyn Handover {
-    match *hold {}
+    match hold {
+        Hold::Keeper(kept) => kept,
+    }
 }
 
 /// The commands that a person would type for [`to_bridge`].

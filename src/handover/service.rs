@@ -12,13 +12,14 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::owners::process::Around;
 use crate::plan::record::Process;
 use crate::sys::descriptors::keep_from_children;
+use crate::tool;
 
 /// systemd runs (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
@@ -26,6 +27,8 @@ const SYSTEMD: &str = "/run/systemd/system";
 const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 /// How long a process that was killed may take to go.
 const END_PATIENCE: Duration = Duration::from_secs(2);
+/// How long systemd may take to stop a unit that is killed for that.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Starts a program that stays in the foreground and outlives vmbr. `unit` is
 /// the name of its systemd unit, without `.service`; one of the same name that
@@ -39,6 +42,21 @@ pub fn start(
     program: &Path,
     arguments: &[impl AsRef<OsStr>],
 ) -> io::Result<()> {
+    start_with(unit, description, program, arguments, &[])
+}
+
+/// The same, and where it is a unit, it has these `properties`
+/// (systemd.exec(5)).
+///
+/// # Errors
+/// It cannot be executed.
+pub fn start_with(
+    unit: &str,
+    description: &str,
+    program: &Path,
+    arguments: &[impl AsRef<OsStr>],
+    properties: &[String],
+) -> io::Result<()> {
     if is_systemds() {
         let mut command = Command::new(SYSTEMD_RUN);
         command
@@ -47,7 +65,9 @@ pub fn start(
             .arg(format!("--description={description}"))
             // What cannot be executed is known at once; nothing is released or
             // run down when the unit is stopped.
-            .args(["--property=Type=exec", "--property=KillSignal=SIGKILL", "--"])
+            .args(["--property=Type=exec", "--property=KillSignal=SIGKILL"])
+            .args(properties.iter().map(|property| format!("--property={property}")))
+            .arg("--")
             .arg(program)
             .args(arguments);
         let status = quiet(&mut command).status()?;
@@ -69,6 +89,15 @@ pub fn start(
         Ok(())
     } else {
         Err(io::Error::other(format!("setsid: {status}")))
+    }
+}
+
+/// Stops a unit of [`start`], so that systemd does not start its program again.
+/// The program may have been none.
+pub fn stop(unit: &str) {
+    if is_systemds() {
+        let deadline = Instant::now() + STOP_PATIENCE;
+        let _ = tool::ask("systemctl", &["stop", &format!("{unit}.service")], deadline);
     }
 }
 
@@ -115,7 +144,7 @@ pub fn kill_one(process: &Process) -> io::Result<()> {
 
 /// Whether a systemd would start its units where the caller is: it is process
 /// 1 here, in the same network and mount namespaces.
-fn is_systemds() -> bool {
+pub fn is_systemds() -> bool {
     let same = |name: &str| {
         let of = |process: &str| {
             let file = fs::metadata(format!("/proc/{process}/ns/{name}"));

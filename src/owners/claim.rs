@@ -121,8 +121,8 @@ impl Claim {
             [] => who.clone(),
             _ => format!("{who}, which has leased {}", leases.join("; and ")),
         };
-        if self.hold.is_some() {
-            return Ok(format!("{what}: it is given the bridge instead"));
+        if let Some(hold) = &self.hold {
+            return Ok(format!("{what}: {}", hold.fate()));
         }
         if !leases.is_empty() {
             return Err(Refusal::new(
