@@ -54,6 +54,13 @@ impl Handover for Kept {
         stop.chain([keep]).collect()
     }
 
+    fn commands_back(&self, record: &Record) -> Vec<String> {
+        let end = format!("systemctl stop {}", unit(&record.bridge.name));
+        let client = self.client.iter();
+        let go_on = client.map(|client| format!("kill -CONT {}   # {}", client.process.pid, client.name));
+        [end].into_iter().chain(go_on).collect()
+    }
+
     fn prepare(&self, _: &Record) -> Result<(), HandoverError> {
         let Some(client) = &self.client else {
             return Ok(());
@@ -243,6 +250,34 @@ pub fn start(files: &Files, bridge: &IfName) -> Result<(), String> {
     service::start(&unit(bridge), &description, &program, &arguments).map_err(failed)
 }
 
+/// Starts the keeper of a bridge again, unless it runs.
+///
+/// # Errors
+/// In words.
+pub fn revive(namespace: &str, bridge: &IfName) -> Result<(), String> {
+    let files = Files::of(namespace);
+    let lives = || files.told(bridge).is_some_and(|told| told.is_alive());
+    if lives() {
+        return Ok(());
+    }
+    if files.duty(bridge)?.is_none() {
+        return Err("what it was told is gone: vmbr down, then vmbr up".into());
+    }
+    // Who would start it again, too.
+    service::stop(&unit(bridge));
+    service::kill(&program_name(), &["keeper", bridge.as_str()]).map_err(|error| error.to_string())?;
+    start(&files, bridge)?;
+    let deadline = Instant::now() + PATIENCE;
+    while !lives() && Instant::now() < deadline {
+        sleep(TICK);
+    }
+    if lives() {
+        Ok(())
+    } else {
+        Err("it does not start: see journalctl -t vmbr".into())
+    }
+}
+
 /// How systemd confines it, and that it starts it again.
 fn properties(files: &Files) -> Vec<String> {
     let writes = format!("ReadWritePaths={}", files.directory().display());
@@ -282,6 +317,17 @@ fn own_program() -> Result<PathBuf, String> {
     }
 }
 
+/// The name of the program that runs.
+fn program_name() -> String {
+    let path = std::env::current_exe().ok();
+    let name = path
+        .as_deref()
+        .and_then(|path| path.file_name())
+        .and_then(OsStr::to_str);
+    name.map_or("vmbr", |name| name.trim_end_matches(" (deleted)"))
+        .to_owned()
+}
+
 /// Ends the keeper of a record's bridge, and forgets what it told.
 fn end(record: &Record) -> std::io::Result<()> {
     let bridge = &record.bridge.name;
@@ -289,14 +335,10 @@ fn end(record: &Record) -> std::io::Result<()> {
     // First: whoever starts it again ends it with that.
     files.dismiss(bridge)?;
     service::stop(&unit(bridge));
-    let own = std::env::current_exe().ok();
-    let own = own
-        .as_deref()
-        .and_then(|path| path.file_name())
-        .and_then(OsStr::to_str);
+    let own = program_name();
     // The one who starts it again is one of them, and may be quicker.
     for _ in 0..3 {
-        if service::kill(own.unwrap_or("vmbr"), &["keeper", bridge.as_str()])? == 0 {
+        if service::kill(&own, &["keeper", bridge.as_str()])? == 0 {
             break;
         }
     }

@@ -1,0 +1,344 @@
+//! A lease without a manager that can be given the bridge: BusyBox's udhcpc,
+//! real DHCP servers, and vmbr's own lease keeper.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at the first surprise"
+)]
+
+mod common;
+#[path = "common/host.rs"]
+mod host;
+#[path = "common/lease.rs"]
+mod lease;
+#[path = "common/machine.rs"]
+mod machine;
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use host::{Host, MAC};
+use lease::{Monitor, Server, Stream};
+use machine::Machine;
+
+/// A host whose address udhcpc has leased, started with further arguments.
+fn leased(arguments: &[&str]) -> (Host, Machine, Server, String) {
+    let host = Host::new("keeper", "ip link set eth0 up");
+    let server = Server::start(&host.lan);
+    let (machine, address) = ask(&host, arguments);
+    (host, machine, server, address)
+}
+
+/// Starts udhcpc, and waits for its lease.
+fn ask(host: &Host, arguments: &[&str]) -> (Machine, String) {
+    let machine = Machine::new(&host.ns);
+    let mut words = vec!["udhcpc", "-f", "-i", "eth0", "-s", "/etc/udhcpc/default.script"];
+    words.extend(arguments);
+    machine.start("busybox", &words);
+    machine.until("ip -4 route | grep -q '^default'");
+    let address = address(&machine, "eth0");
+    (machine, address)
+}
+
+/// The first IPv4 address of a device.
+fn address(machine: &Machine, dev: &str) -> String {
+    let list = machine.sh(&format!("ip -4 -o addr show dev {dev}"));
+    let word = list.split_whitespace().nth(3);
+    word.unwrap_or_else(|| panic!("{dev} has no address"))
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned()
+}
+
+/// What `vmbr status` says of the lease of br0.
+fn status(host: &Host, machine: &Machine) -> Value {
+    let text = machine.vmbr(host, &["--json", "status", "br0"]).ok();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    document["bridges"][0]["lease"].clone()
+}
+
+/// The processes of the keeper: who starts it again, and itself.
+fn keepers(machine: &Machine) -> usize {
+    machine
+        .sh("pgrep -cf '[k]eeper --bridge br0' || :")
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+/// The state of udhcpc, as ps tells it.
+fn udhcpc(machine: &Machine) -> String {
+    machine.sh("ps -o state= -p $(pidof busybox)").trim().to_owned()
+}
+
+#[test]
+fn the_lease_lives_on_the_bridge_and_back() {
+    let (host, machine, server, address) = leased(&["-x", "hostname:here"]);
+    let before = server.lease(&address);
+    assert_eq!(before.client, format!("01:{MAC}"));
+    let state = host.state();
+    let monitor = Monitor::start(&host.ns);
+    let stream = Stream::start(&host.ns, &["192.0.2.1"]);
+    sleep(Duration::from_millis(1100));
+    let said = machine.vmbr(&host, &["up", "eth0"]);
+    assert_eq!(said.code(), 0, "{said:?}");
+    println!("{}{}", said.stderr, said.stdout);
+    assert!(said.stderr.contains("stays running"), "{said:?}");
+    state.assert_moved(&host.state(), "eth0", "br0");
+    assert_eq!(udhcpc(&machine), "T");
+    // Confirmed by the server, as the client that has leased it.
+    let after = server.lease(&address);
+    assert!(after.end > before.end, "{before:?} {after:?}");
+    assert_eq!((&after.client, &after.host), (&before.client, &before.host));
+    assert_eq!(server.leases().len(), 1);
+    let lease = status(&host, &machine);
+    println!("{lease}");
+    assert_eq!(lease["address"], address.as_str());
+    assert_eq!(lease["server"], "192.0.2.1");
+    assert_eq!(lease["state"], "bound");
+    let said = machine.vmbr(&host, &["down"]);
+    assert_eq!(said.code(), 0, "{said:?}");
+    assert!(!said.stderr.contains("warning"), "{said:?}");
+    stream.assert_lost_at_most(2);
+    let events = monitor.end();
+    println!("{}", events.join("\n"));
+    assert_eq!(udhcpc(&machine), "S");
+    assert_eq!(keepers(&machine), 0);
+    state.assert_same(&host.state());
+}
+
+/// A DHCP server whose leases may be of some seconds: BusyBox's. It gives the
+/// addresses from `first` to `last`.
+struct Short(Machine);
+
+impl Short {
+    fn start(host: &Host, first: &str, last: &str) -> Self {
+        let server = Self(Machine::new(&host.lan));
+        server.go_on(first, last);
+        server
+    }
+
+    fn go_on(&self, first: &str, last: &str) {
+        self.0.sh(&format!(
+            "printf 'start {first}\\nend {last}\\ninterface lan0\\nlease_file /run/leases\\npidfile /run/pid\\n\
+             min_lease 5\\nopt lease {SHORT}\\nopt subnet 255.255.255.0\\nopt router 192.0.2.1\\n' >/run/conf
+             touch /run/leases"
+        ));
+        self.0.start("busybox", &["udhcpd", "-f", "/run/conf"]);
+        self.0.until("grep -q :0043 /proc/net/udp");
+    }
+
+    fn fall_silent(&self) {
+        self.0.sh("kill -9 $(cat /run/pid)");
+        self.0.until("! grep -q :0043 /proc/net/udp");
+    }
+}
+
+/// Its leases, in seconds.
+const SHORT: u64 = 6;
+
+/// When the lease of br0 ends, in seconds since 1970.
+fn end(host: &Host, machine: &Machine) -> u64 {
+    let lease = status(host, machine);
+    lease["ends"].as_u64().unwrap_or_else(|| panic!("{lease}"))
+}
+
+#[test]
+fn leases_of_seconds_are_renewed_on_the_bridge_and_after_it() {
+    let host = Host::new("short", "ip link set eth0 up");
+    let _server = Short::start(&host, "192.0.2.100", "192.0.2.110");
+    let (machine, address) = ask(&host, &[]);
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    let stream = Stream::start(&host.ns, &["192.0.2.1"]);
+    let monitor = Monitor::start(&host.ns);
+    let first = end(&host, &machine);
+    sleep(Duration::from_secs(SHORT + 2));
+    assert!(end(&host, &machine) >= first + 3, "not renewed");
+    stream.assert_lost_at_most(0);
+    let events = monitor.end();
+    let flaps = events
+        .iter()
+        .filter(|line| line.contains("br0") && !line.contains("inet6"));
+    assert_eq!(flaps.count(), 0, "{events:?}");
+    assert_eq!(self::address(&machine, "br0"), address);
+    // Its client has overslept the whole lease, and goes on all the same.
+    let stream = Stream::start(&host.ns, &["192.0.2.1"]);
+    machine.vmbr(&host, &["down"]).ok();
+    sleep(Duration::from_secs(SHORT + 2));
+    stream.assert_lost_at_most(1);
+    assert_eq!(self::address(&machine, "eth0"), address);
+    let said = machine.said();
+    assert!(!said.contains("lease lost"), "{said}");
+}
+
+#[test]
+fn another_address_is_there_before_the_old_one_goes() {
+    let host = Host::new("other", "ip link set eth0 up");
+    let server = Short::start(&host, "192.0.2.100", "192.0.2.100");
+    let (machine, address) = ask(&host, &[]);
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    let monitor = Monitor::start(&host.ns);
+    server.fall_silent();
+    server.0.sh("rm /run/leases");
+    server.go_on("192.0.2.120", "192.0.2.120");
+    machine.until("ip -4 addr show dev br0 | grep -q 192.0.2.120");
+    machine.until("! ip -4 addr show dev br0 | grep -q 192.0.2.100");
+    let events = monitor.end();
+    let at = |what: &str| events.iter().position(|line| line.contains(what));
+    let new = at("br0    inet 192.0.2.120/24");
+    let gone = at(&format!("br0    inet {address}/24"));
+    assert!(new.is_some() && new < gone, "{events:?}");
+    host.ping_both_ways(Some("192.0.2.120"), None);
+    let routes = machine.sh("ip -4 route");
+    assert_eq!(routes.matches("default").count(), 1, "{routes}");
+    assert!(routes.contains("default via 192.0.2.1 dev br0"), "{routes}");
+    assert_eq!(status(&host, &machine)["address"], "192.0.2.120");
+    let said = machine.vmbr(&host, &["down"]);
+    assert_eq!(said.code(), 0, "{said:?}");
+    assert!(
+        said.stderr.contains("udhcpc still believes in 192.0.2.100"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_guest_that_plays_server_is_not_heard() {
+    let host = Host::new("rogue", "ip link set eth0 up");
+    let server = Short::start(&host, "192.0.2.100", "192.0.2.100");
+    let (machine, address) = ask(&host, &[]);
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    // What a guest could do at most: it hears everything, and refuses it.
+    let guest = common::Namespace::new("guest");
+    let ends = [(&host.ns, "tap0"), (&guest, "lan0")].map(|(namespace, name)| common::VethEnd {
+        namespace,
+        name,
+        mac: None,
+    });
+    common::veth_pair(&ends[0], &ends[1]);
+    machine.sh("ip link set tap0 master br0 up");
+    host::script_in(&guest, "ip link set lan0 up; ip addr add 192.0.2.66/24 dev lan0");
+    let rogue = Machine::new(&guest);
+    rogue.start("tcpdump", &["-lni", "lan0", "udp port 67 or udp port 68"]);
+    Short(rogue).go_on_as_rogue(&host, &machine, &server, &address);
+}
+
+impl Short {
+    /// The guest's: the real one falls silent for longer than a lease.
+    fn go_on_as_rogue(self, host: &Host, machine: &Machine, real: &Self, address: &str) {
+        self.go_on("192.0.2.200", "192.0.2.210");
+        // It is one that answers who asks it.
+        host::script_in(&host.ns, "true");
+        real.fall_silent();
+        sleep(Duration::from_secs(SHORT - 1));
+        assert_eq!(self::address(machine, "br0"), address);
+        machine.until("! ip -4 addr show dev br0 | grep -q 'inet '");
+        sleep(Duration::from_secs(1));
+        let heard = self.0.said();
+        assert!(heard.contains("listening on lan0"), "{heard}");
+        assert!(
+            !heard.contains("BOOTP/DHCP"),
+            "a guest hears what the keeper says: {heard}"
+        );
+        assert_eq!(machine.sh("ip -4 -o addr show dev br0"), "");
+        // The real one comes back.
+        real.go_on("192.0.2.100", "192.0.2.100");
+        machine.until("ip -4 addr show dev br0 | grep -q 'inet 192.0.2.100'");
+        host.ping_both_ways(Some("192.0.2.100"), None);
+    }
+}
+
+#[test]
+fn a_keeper_that_dies_comes_again_or_is_reported() {
+    let (host, machine, _server, _) = leased(&[]);
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    let first = status(&host, &machine)["process"].as_u64().unwrap();
+    assert_eq!(keepers(&machine), 2);
+    machine.sh(&format!("kill -9 {first}"));
+    assert_eq!(status(&host, &machine)["state"], "dead");
+    machine.until(&format!(
+        "{} --json --state-dir {} status br0 | grep -q '\"state\":\"bound\"'",
+        env!("CARGO_BIN_EXE_vmbr"),
+        host.records().display()
+    ));
+    let second = status(&host, &machine)["process"].as_u64().unwrap();
+    assert_ne!(first, second);
+    // Both at once: nobody starts it again.
+    machine.sh("kill -9 $(pgrep -f '[k]eeper --bridge br0')");
+    let doctor = machine.vmbr(&host, &["--json", "doctor"]);
+    let found: Value = serde_json::from_str(&doctor.stdout).unwrap();
+    let findings = found["findings"].as_array().unwrap();
+    let dead = findings.iter().find(|finding| finding["id"] == "keeper-dead");
+    assert_eq!(dead.unwrap_or_else(|| panic!("{found}"))["fixable"], true);
+    let fixed = machine.vmbr(&host, &["doctor", "--fix"]);
+    assert!(
+        fixed.stdout.contains("mended: the lease keeper of br0"),
+        "{fixed:?}"
+    );
+    assert_eq!(keepers(&machine), 2);
+    machine.vmbr(&host, &["down"]).ok();
+    assert_eq!(keepers(&machine), 0);
+    assert_eq!(udhcpc(&machine), "S");
+}
+
+#[test]
+fn a_server_that_is_silent_is_a_warning_and_is_asked_again() {
+    let (host, machine, server, address) = leased(&[]);
+    server.fall_silent();
+    let said = machine.vmbr(&host, &["up", "eth0"]);
+    assert_eq!(said.code(), 0, "{said:?}");
+    assert!(
+        said.stderr
+            .contains(&format!("no DHCP server has confirmed {address}")),
+        "{said:?}"
+    );
+    assert_eq!(status(&host, &machine)["state"], "confirming");
+    server.go_on();
+    let bound = common::wait_until(Duration::from_secs(10), || {
+        status(&host, &machine)["state"] == "bound"
+    });
+    assert!(bound, "{}", status(&host, &machine));
+}
+
+/// Killed while it waits for the keeper's word, its watchdog leads it all back.
+#[test]
+fn killed_in_the_middle_the_client_has_the_uplink_again() {
+    let (host, machine, server, _) = leased(&[]);
+    server.fall_silent();
+    let before = host.state();
+    machine.start(
+        env!("CARGO_BIN_EXE_vmbr"),
+        &["--state-dir", host.records().to_str().unwrap(), "up", "eth0"],
+    );
+    machine.until("pgrep -f '[k]eeper --bridge br0'");
+    assert_eq!(udhcpc(&machine), "T");
+    machine.sh("kill -9 $(pgrep -f '[u]p eth0')");
+    let back = common::wait_until(Duration::from_secs(10), || {
+        keepers(&machine) == 0 && udhcpc(&machine) == "S" && !host.state().has_link("br0")
+    });
+    assert!(back, "{}", machine.sh("ps ax; ip addr"));
+    before.assert_same(&host.state());
+}
+
+/// The server knows nothing of the lease: the host stays as it is.
+#[test]
+fn a_lease_that_the_server_refuses_is_left_where_it_is() {
+    let (host, machine, server, _) = leased(&[]);
+    server.fall_silent();
+    server.machine.sh("rm /run/leases");
+    let stranger = Server::with(
+        &host.lan,
+        &["--dhcp-range=192.0.2.150,192.0.2.160,120", "--dhcp-ignore-names"],
+    );
+    let before = host.state();
+    let said = machine.vmbr(&host, &["up", "eth0"]);
+    drop(stranger);
+    println!("{said:?}");
+    assert_eq!(said.code(), 1, "{said:?}");
+    assert!(said.stderr.contains("does not confirm"), "{said:?}");
+    before.assert_same(&host.state());
+    assert_eq!(keepers(&machine), 0);
+    assert_eq!(udhcpc(&machine), "S");
+}
