@@ -52,7 +52,6 @@ enum Due {
 struct Keeper<'a> {
     namespace: &'a str,
     duty: Duty,
-    bridge: u32,
     machine: Machine,
     process: Process,
     random: File,
@@ -80,7 +79,7 @@ pub fn run(namespace: &str, bridge: &IfName) -> Result<(), String> {
     let said = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
     let changes = Changes::of(duty.uplink).map_err(|e| said("cannot hear of changes", &e))?;
     let mut wire = Wire::open().map_err(|e| said("no netlink socket", &e))?;
-    let Some((number, carrier)) = look(&mut wire, &duty) else {
+    let Some(mut uplink) = look(&mut wire, &duty) else {
         return Ok(());
     };
     let before = files.told(bridge);
@@ -89,7 +88,6 @@ pub fn run(namespace: &str, bridge: &IfName) -> Result<(), String> {
     let mut keeper = Keeper {
         namespace,
         machine: machine(&duty, before.as_ref(), now),
-        bridge: number,
         process,
         random: File::open("/dev/urandom").map_err(|e| said("/dev/urandom", &e))?,
         told: files
@@ -104,16 +102,21 @@ pub fn run(namespace: &str, bridge: &IfName) -> Result<(), String> {
         duty,
     };
     confine()?;
-    keeper.step(Event::Link(carrier))?;
+    keeper.step(Event::Link(uplink.carrier))?;
     loop {
         keeper.wait(&changes)?;
         if changes.heard().map_err(|e| said("cannot hear of changes", &e))? {
-            match look(&mut wire, &keeper.duty) {
-                Some((number, carrier)) if number == keeper.bridge => keeper.step(Event::Link(carrier))?,
-                // The uplink is no port of the bridge any more: `vmbr down`,
-                // or someone else. Either way there is nothing to keep.
-                _ => return Ok(()),
+            // The uplink is no port of the bridge any more: `vmbr down`, or
+            // someone else. Either way there is nothing to keep.
+            let Some(now) = look(&mut wire, &keeper.duty).filter(|now| now.bridge == uplink.bridge) else {
+                return Ok(());
+            };
+            // The kernel tells of it late, and may tell of the end alone.
+            if now.losses != uplink.losses {
+                keeper.step(Event::Link(false))?;
             }
+            keeper.step(Event::Link(now.carrier))?;
+            uplink = now;
         }
         for answer in keeper.hear()? {
             keeper.step(Event::Heard(answer))?;
@@ -149,15 +152,31 @@ fn machine(duty: &Duty, before: Option<&Told>, now: Time) -> Machine {
     Machine::new(duty.sent.clone(), mac, held, known_as, now)
 }
 
-/// The number of the bridge whose port the uplink is, and whether it has its
-/// carrier.
-fn look(wire: &mut Wire, duty: &Duty) -> Option<(u32, bool)> {
+/// The uplink as it is now.
+struct Uplink {
+    /// The number of the bridge whose port it is.
+    bridge: u32,
+    carrier: bool,
+    /// How often it has lost its carrier.
+    losses: u32,
+}
+
+/// None where it is no port.
+fn look(wire: &mut Wire, duty: &Duty) -> Option<Uplink> {
     let link = wire.link(duty.uplink).ok()?;
-    let master = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Controller(number) => Some(*number),
-        _ => None,
-    })?;
-    Some((master, link.header.flags.contains(LinkFlags::LowerUp)))
+    let (mut bridge, mut losses) = (None, 0);
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Controller(number) => bridge = Some(*number),
+            LinkAttribute::CarrierDownCount(count) => losses = *count,
+            _ => {}
+        }
+    }
+    Some(Uplink {
+        bridge: bridge?,
+        carrier: link.header.flags.contains(LinkFlags::LowerUp),
+        losses,
+    })
 }
 
 impl Keeper<'_> {

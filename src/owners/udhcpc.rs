@@ -7,7 +7,7 @@ use crate::plan::hold::{Client, Extra, Hold, Identity, Kept, Sent};
 use crate::plan::record;
 
 use super::claim::{Claim, Found, Lease, Manager, Outlook, fixed_address};
-use super::process::Process;
+use super::process::{Process, printable};
 use super::scene::Scene;
 
 /// Options of RFC 2132 and RFC 4702.
@@ -33,17 +33,12 @@ impl Manager for Udhcpc {
             // It writes no lease down, and its usual script gives the address
             // without an end.
             let leases = scene.possible();
-            let hold = match hold(process, &options, &leases) {
-                Ok(hold) => Some(hold),
-                Err(why) => {
-                    found
-                        .doubts
-                        .extend(why.map(|why| format!("udhcpc (process {}): {why}", process.id)));
-                    None
-                }
+            let (hold, why) = match hold(process, &options, &leases) {
+                Ok(hold) => (Some(hold), String::new()),
+                Err(why) => (None, why.map_or_else(String::new, |why| format!("; {why}"))),
             };
             found.claims.push(Claim {
-                evidence: format!("process {}: {}", process.id, process.command()),
+                evidence: format!("process {}: {}{why}", process.id, process.command()),
                 processes: vec![process.id],
                 leases,
                 outlook: Outlook::Asks(
@@ -228,8 +223,9 @@ fn sent(options: &Options) -> Result<Sent, String> {
         match code {
             HOST_NAME => add(HOST_NAME, value.trim_matches('"').as_bytes().to_vec()),
             CLIENT_IDENTIFIER => {
-                let bytes = bytes(value)
-                    .ok_or_else(|| format!("its client identifier '{value}' is not understood"))?;
+                let bytes = bytes(value).ok_or_else(|| {
+                    format!("its client identifier '{}' is not understood", printable(value))
+                })?;
                 identity = Some(bytes);
             }
             _ => {}
