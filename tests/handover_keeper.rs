@@ -13,6 +13,8 @@ mod host;
 mod lease;
 #[path = "common/machine.rs"]
 mod machine;
+#[path = "common/manager.rs"]
+mod manager;
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -22,6 +24,7 @@ use serde_json::Value;
 use host::{Host, MAC};
 use lease::{Monitor, Server, Stream};
 use machine::Machine;
+use manager::Manager;
 
 /// A host whose address udhcpc has leased, started with further arguments.
 fn leased(arguments: &[&str]) -> (Host, Machine, Server, String) {
@@ -357,4 +360,66 @@ fn a_lease_that_the_server_refuses_is_left_where_it_is() {
     before.assert_same(&host.state());
     assert_eq!(keepers(&machine), 0);
     assert_eq!(udhcpc(&machine), "S");
+}
+
+/// Where systemd runs, the keeper is a unit of its own, confined, and systemd
+/// starts it again. It dies with its duty.
+#[test]
+#[ignore = "boots a systemd of its own, needs a cgroup2 hierarchy to make a group in"]
+fn under_systemd_the_keeper_is_a_unit() {
+    // First: a later one is not seen where systemd is.
+    let lan = common::Namespace::new("lan");
+    let systemd = Manager::boot();
+    let sh = |script: &str| systemd.run(&["sh", "-ec", script]);
+    sh(&format!(
+        "ip link add eth0 address {MAC} type veth peer name lan0 netns {}; ip link set eth0 up",
+        lan.name()
+    ));
+    host::script_in(&lan, "ip link set lan0 up; ip addr add 192.0.2.1/24 dev lan0");
+    let server = Server::start(&lan);
+    let vmbr = std::path::Path::new(env!("CARGO_BIN_EXE_vmbr"));
+    let root = vmbr.ancestors().nth(2).unwrap().join("daemons/root");
+    let root = root.display();
+    sh(&format!(
+        "PATH={root}/usr/bin:$PATH setsid -f busybox udhcpc -i eth0 -s {root}/etc/udhcpc/default.script -f \
+         >/dev/null 2>&1 </dev/null
+         for i in $(seq 100); do ip -4 route | grep -q ^default && exit; sleep 0.1; done; exit 1"
+    ));
+    let records = std::env::temp_dir().join(format!("vmbr-keeper-{}", lan.name()));
+    let command = format!("{} --state-dir {}", vmbr.display(), records.display());
+    let said = sh(&format!("{command} up eth0 2>&1"));
+    println!("{said}");
+    assert!(!said.contains("warning: no DHCP server"), "{said}");
+    let status = || -> Value { serde_json::from_str(&sh(&format!("{command} --json status br0"))).unwrap() };
+    let lease = || status()["bridges"][0]["lease"].clone();
+    assert_eq!(lease()["state"], "bound");
+    let address = lease()["address"].as_str().unwrap().to_owned();
+    let first = server.lease(&address).end;
+    assert_eq!(sh("systemctl is-active vmbr-keeper-br0").trim(), "active");
+    let pid = lease()["process"].as_u64().unwrap();
+    let main = sh("systemctl show -p MainPID --value vmbr-keeper-br0");
+    assert_eq!(main.trim(), pid.to_string());
+    let privileges = sh(&format!(
+        "grep -E '^(Cap|Seccomp:|NoNewPrivs)' /proc/{pid}/status"
+    ));
+    println!("{privileges}");
+    // CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW.
+    assert!(privileges.contains("CapEff:\t0000000000003400"), "{privileges}");
+    assert!(privileges.contains("CapBnd:\t0000000000000000"), "{privileges}");
+    assert!(
+        privileges.contains("Seccomp:\t2") && privileges.contains("NoNewPrivs:\t1"),
+        "{privileges}"
+    );
+    // It is started again, asks again, and is bound again.
+    sleep(Duration::from_millis(1100));
+    sh(&format!("kill -9 {pid}"));
+    let again = || lease()["process"].as_u64().is_some_and(|now| now != pid) && lease()["state"] == "bound";
+    assert!(common::wait_until(Duration::from_secs(10), again), "{}", lease());
+    assert!(server.lease(&address).end > first);
+    println!("{}", sh(&format!("{command} down 2>&1")));
+    let stopped = sh("systemctl is-active vmbr-keeper-br0 || :");
+    assert_ne!(stopped.trim(), "active");
+    assert_eq!(sh("pgrep -cf '[k]eeper --bridge br0' || :").trim(), "0");
+    assert_eq!(sh("ps -o state= -p $(pgrep -x busybox)").trim(), "S");
+    std::fs::remove_dir_all(records).unwrap();
 }
