@@ -328,6 +328,63 @@ fn a_server_that_is_silent_is_a_warning_and_is_asked_again() {
     assert!(bound, "{}", status(&host, &machine));
 }
 
+/// The seconds that are left of the IPv4 address of a device.
+fn left(machine: &Machine, dev: &str) -> u64 {
+    let text = machine.sh(&format!("ip -4 addr show dev {dev}"));
+    let word = text
+        .split_whitespace()
+        .skip_while(|word| *word != "valid_lft")
+        .nth(1);
+    let seconds = word.and_then(|word| word.strip_suffix("sec"));
+    seconds.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
+}
+
+/// dhclient was ended, and has left its lease: the keeper finds out as whom.
+fn left_by_dhclient(arguments: &str) {
+    let host = Host::new("left", "ip link set eth0 up");
+    let server = Server::start(&host.lan);
+    let machine = Machine::new(&host.ns);
+    machine.sh(&format!("dhclient -4 {arguments} -pf /run/dhclient.pid eth0"));
+    machine.until("ip -4 route | grep -q '^default'");
+    let address = address(&machine, "eth0");
+    machine.sh("kill -9 $(pidof dhclient); while pidof dhclient; do sleep 0.01; done");
+    let before = server.lease(&address);
+    sleep(Duration::from_millis(2100));
+    let then = left(&machine, "eth0");
+    let said = machine.vmbr(&host, &["up", "eth0"]);
+    assert_eq!(said.code(), 0, "{said:?}");
+    assert!(
+        said.stderr.contains("leased by a client that has ended"),
+        "{said:?}"
+    );
+    let after = server.lease(&address);
+    assert!(after.end > before.end, "{before:?} {after:?}");
+    assert_eq!(after.client, before.client);
+    assert_eq!(server.leases().len(), 1);
+    assert_eq!(status(&host, &machine)["state"], "bound");
+    machine.until(&format!(
+        "test $(ip -4 addr show dev br0 | grep -o 'valid_lft [0-9]*' | cut -d' ' -f2) -gt {then}"
+    ));
+    let said = machine.vmbr(&host, &["down"]);
+    assert!(
+        said.stderr
+            .contains(&format!("nobody renews the lease of {address}")),
+        "{said:?}"
+    );
+    assert!(left(&machine, "eth0") > then);
+    assert_eq!(keepers(&machine), 0);
+}
+
+#[test]
+fn a_lease_that_dhclient_has_left_is_kept() {
+    left_by_dhclient("");
+}
+
+#[test]
+fn a_lease_of_a_duid_that_dhclient_has_left_is_kept() {
+    left_by_dhclient("-i");
+}
+
 /// Killed while it waits for the keeper's word, its watchdog leads it all back.
 #[test]
 fn killed_in_the_middle_the_client_has_the_uplink_again() {

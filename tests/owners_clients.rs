@@ -147,7 +147,11 @@ fn a_lease_of_udhcpc_is_kept_or_refused() {
         machine.start("busybox", &[&words[..], more].concat());
         machine.until("ip -4 addr show dev eth0 | grep -q 'inet 192.0.2.1'");
     };
-    let end = || machine.sh("kill -9 $(pidof busybox); while pidof busybox; do sleep 0.01; done");
+    let end = || {
+        machine.sh(
+            "kill -9 $(pidof busybox); while pidof busybox; do sleep 0.01; done; ip -4 addr flush dev eth0",
+        )
+    };
     start(&[]);
     let said = dry_run(&host, &machine);
     for part in [
@@ -221,6 +225,25 @@ s.send(struct.pack("=IHHII", 16 + len(body), 20, 0x505, 1, 0) + body)
 assert struct.unpack_from("=i", s.recv(4096), 16)[0] == 0
 '"#,
     );
+    let said = dry_run(&host, &machine);
+    let left = "eth0 has 203.0.113.9, whose end is not known, leased by a client that has ended";
+    assert!(said.contains(left), "{said}");
+    // As whom is not known; no server says so.
+    let before = host.state();
+    let said = machine.vmbr(&host, &["up", "eth0"]);
+    assert_eq!(said.code(), 1, "{said:?}");
+    assert!(said.stderr.contains("as whom it was is not known"), "{said:?}");
+    before.assert_same(&host.state());
+    // A program that hears what a client hears may be the client.
+    machine.start(
+        "python3",
+        &[
+            "-c",
+            "import socket, time\ns = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)\n\
+             s.bind(('eth0', 0x0800))\nopen('/run/bound', 'w')\ntime.sleep(600)",
+        ],
+    );
+    machine.until("test -e /run/bound");
     let said = machine.refused(&host);
     assert!(
         said.contains("by its address's protocol (dhcp) leased 203.0.113.9"),

@@ -116,6 +116,18 @@ impl Handover for Kept {
                 remedy: "give the host a fixed address, then try again".into(),
             }),
             Some(told) if told.state == "bound" => Ok(Vec::new()),
+            // A guess that nobody confirms is none.
+            Some(_) if self.sent.identities.len() > 1 => Err(HandoverError {
+                manager: NAME,
+                message: format!(
+                    "no DHCP server confirms within {} s that {} is leased to this host, and as whom it was is not known",
+                    PATIENCE.as_secs(),
+                    self.address
+                ),
+                remedy:
+                    "start a DHCP client that vmbr can move, or give the host a fixed address, then try again"
+                        .into(),
+            }),
             Some(told) => {
                 let end = told.seconds_left().map_or_else(
                     || "when its lease ends is not known".to_owned(),

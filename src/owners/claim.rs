@@ -112,6 +112,16 @@ impl fmt::Display for Lease {
 }
 
 impl Claim {
+    /// What is said of a lease whose client has ended.
+    pub fn left_over(&self, uplink: &IfName) -> Option<String> {
+        let lease = self.leases.first()?;
+        let fate = self.hold.as_ref()?.fate();
+        Some(format!(
+            "{uplink} has {lease}, leased by a client that has ended ({}): {fate}",
+            self.evidence
+        ))
+    }
+
     /// How the claim is judged: what stands in the way, or what the
     /// administrator should know.
     pub fn verdict(&self, uplink: &IfName, manager: &dyn Manager) -> Result<String, Refusal> {

@@ -13,6 +13,7 @@
 //! - `claim`: what a manager says of the uplink, and how that is judged.
 //! - `network_manager`, `networkd`, `dhcpcd`, `dhclient`, `udhcpc`,
 //!   `ifupdown`: one `claim::Manager` each.
+//! - `leftover`: a lease whose client has ended.
 //! - `sockets`: what is bound to the NIC.
 //! - [`firewall`]: firewalld, ufw, nftables and iptables.
 //! - [`macvlan`]: libvirt's and Docker's use of a NIC.
@@ -30,6 +31,7 @@ mod dhcpcd;
 pub(crate) mod file;
 pub mod firewall;
 mod ifupdown;
+mod leftover;
 pub mod macvlan;
 mod network_manager;
 mod networkd;
@@ -101,6 +103,11 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
         }
     }
     survey.refusals.extend(claim::several(uplink, &movable));
+    if let Some(left) = leftover::claim(&scene, &leased).filter(|_| movable.is_empty()) {
+        leased.extend(left.leases.iter().map(|lease| lease.address));
+        survey.notes.extend(left.left_over(uplink));
+        survey.holds.extend(left.hold);
+    }
     let mut marked = scene.marked();
     marked.retain(|lease| !leased.contains(&lease.address));
     leased.extend(marked.iter().map(|lease| lease.address));
