@@ -38,7 +38,7 @@ impl Lease {
         let seconds = answer.seconds.filter(|seconds| *seconds >= SHORTEST)?;
         // RFC 2131, 4.4.5: half, and seven eighths; a server may say others,
         // in this order.
-        let (half, most) = (seconds / 2, seconds - seconds / 8);
+        let (half, most) = (seconds / 2, seconds - (seconds / 8).max(1));
         let said = |time: Option<u32>, usual: u32| time.filter(|time| *time > 0).unwrap_or(usual);
         let (mut t1, mut t2) = (said(answer.times.0, half), said(answer.times.1, most));
         if t1 >= t2 || t2 >= seconds {
