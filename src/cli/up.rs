@@ -411,6 +411,14 @@ fn what_next(record: &Record) {
         || "users".to_owned(),
         |user| format!("{user} (and every other user)"),
     );
+    if let Some(kept) = record.kept() {
+        print(&format!(
+            "One thing stays running: the lease keeper ({}), which renews the lease of {} on {bridge} until \
+             'vmbr down'. What it does: vmbr status {bridge}, journalctl -t vmbr",
+            handover::keeper::unit(bridge),
+            kept.address,
+        ));
+    }
     print(&format!(
         "{bridge} carries the network of {}. A reboot ends this; so does: vmbr down {bridge}\n\
          To let {whom} put guests on it, write into /etc/qemu/bridge.conf the line\n  \

@@ -24,6 +24,7 @@
 mod dhclient;
 pub(crate) mod dhclient_leases;
 mod dhcpcd;
+pub mod keeper;
 mod kernel;
 mod names;
 mod networkd;
@@ -117,6 +118,7 @@ fn of(hold: &Hold) -> &dyn Handover {
         Hold::Resolved(resolved) => resolved,
         Hold::Dhclient(dhclient) => dhclient,
         Hold::Dhcpcd(dhcpcd) => dhcpcd,
+        Hold::Keeper(kept) => kept,
     }
 }
 

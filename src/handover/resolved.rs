@@ -17,7 +17,7 @@ use crate::model::IfName;
 use crate::owners::bus::{self, BusError};
 use crate::owners::resolved::{MANAGER, NAME, PATH, i32_of, is_here, settings, wire};
 use crate::plan::Record;
-use crate::plan::resolved::ResolvedHold;
+use crate::plan::hold::resolved::ResolvedHold;
 
 use super::{Handover, HandoverError};
 

@@ -435,7 +435,7 @@ mod tests {
             )
         };
         let text = lease("eth0", "192.0.2.7") + &lease("eth0", "192.0.2.8") + &lease("eth1", "192.0.2.9");
-        let found = lease(&Leases::read(&text).unwrap().last(&eth0).unwrap()).unwrap();
+        let found = super::lease(&Leases::read(&text).unwrap().last(&eth0).unwrap()).unwrap();
         assert_eq!(found.address.to_string(), "192.0.2.8");
         assert_eq!(found.server.unwrap().to_string(), "192.0.2.1");
         assert_eq!(found.end, End::At("2026/11/24 00:45:12 UTC".into()));

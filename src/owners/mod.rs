@@ -15,6 +15,7 @@
 //!   `ifupdown`: one `claim::Manager` each.
 //! - `network_file`: the files of networkd.
 //! - `resolved`: systemd-resolved, which is told of devices by others.
+//! - `leftover`: a lease whose client has ended.
 //! - `sockets`: what is bound to the NIC.
 //! - [`firewall`]: firewalld, ufw, nftables and iptables.
 //! - [`udev`]: what it makes of a new bridge's MAC.
@@ -33,6 +34,7 @@ pub(crate) mod dhcpcd;
 pub(crate) mod file;
 pub mod firewall;
 mod ifupdown;
+mod leftover;
 pub mod macvlan;
 pub(crate) mod network_file;
 mod network_manager;
@@ -121,6 +123,11 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
             }
             Err(refusal) => survey.refusals.push(refusal),
         }
+    }
+    if let Some(left) = leftover::claim(&scene, &leased).filter(|_| movable.is_empty()) {
+        leased.extend(left.leases.iter().map(|lease| lease.address));
+        survey.notes.extend(left.left_over(uplink));
+        survey.holds.extend(left.hold);
     }
     let mut marked = scene.marked();
     marked.retain(|lease| !leased.contains(&lease.address));

@@ -13,7 +13,7 @@ use zbus::zvariant::OwnedObjectPath;
 
 use crate::model::IfName;
 use crate::plan::Refusal;
-use crate::plan::resolved::{Domain, Mode, ResolvedHold, Server};
+use crate::plan::hold::resolved::{Domain, Mode, ResolvedHold, Server};
 
 use super::bus::{self, BusError};
 use super::process::{self, printable};

@@ -29,7 +29,6 @@ mod objects;
 mod op;
 pub mod record;
 pub mod refuse;
-pub mod resolved;
 mod rule_text;
 mod steps;
 mod target;

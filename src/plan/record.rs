@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Family, HostState, IfName, Network, Route, is_default};
 
-use super::hold::Hold;
+use super::hold::{Hold, Kept};
 use super::{Bridge, Holder, Target, prefix_routes};
 
 /// Version of the record's form.
@@ -191,6 +191,15 @@ impl Record {
             network.renew(&Network::of(live, &self.bridge.name).moved_to(&self.uplink.name));
         }
         self.with(network)
+    }
+
+    /// The lease that vmbr's own keeper renews on the bridge.
+    pub fn kept(&self) -> Option<&Kept> {
+        self.holds.iter().find_map(|hold| match hold {
+            Hold::Keeper(kept) => Some(kept),
+            #[allow(unreachable_patterns, reason = "the other managers are no leases of vmbr's")]
+            _ => None,
+        })
     }
 
     /// Whether the uplink of `live` is the one that the record is of.
