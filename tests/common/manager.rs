@@ -26,6 +26,9 @@ const BOOT: &str = r#"
         mount --rbind /run /run
         mkdir -p /run/systemd
         mount -t tmpfs -o mode=755 tmpfs /run/systemd
+        # What DHCP clients write of name servers is not for the machine.
+        touch /run/systemd/resolv.conf
+        [ ! -e /etc/resolv.conf ] || mount --bind /run/systemd/resolv.conf /etc/resolv.conf
         mount -t cgroup2 cgroup2 /sys/fs/cgroup
         mkdir -p /run/systemd/test
         for target in $1; do printf "[Unit]\nDefaultDependencies=no\n" >/run/systemd/test/$target.target; done
