@@ -82,10 +82,11 @@ impl Site {
     fn processes(&self, program: &str) -> Vec<String> {
         let list = self.machine.sh(&format!("pgrep -a '^{program}$' | sort || :"));
         // Nobody waits for those that have ended.
-        // dhcpcd has one more for each announcement.
+        // dhcpcd has one more for each announcement, and for each address.
+        let passing = ["<defunct>", "[BPF ARP]", "[network proxy]"];
         let live = list
             .lines()
-            .filter(|line| !line.ends_with("<defunct>") && !line.contains("[BPF ARP]"));
+            .filter(|line| !passing.iter().any(|word| line.contains(word)));
         live.map(str::to_owned).collect()
     }
 
