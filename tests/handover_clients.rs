@@ -22,6 +22,9 @@ use host::Host;
 use lease::{LEASE, Monitor, Server, Stream};
 use machine::Machine;
 
+const DHCLIENT: &str = "dhclient -4 eth0";
+const DHCPCD: &str = "mkdir -p /var/lib/dhcpcd; dhcpcd -q -4";
+
 /// A host whose NIC is up, without any address but its own of IPv6, with a
 /// machine in it and a server in its LAN.
 struct Site {
@@ -400,17 +403,17 @@ fn an_address_that_dhcpcd_gives_moves() {
 #[test]
 #[ignore = "two leases of two minutes on the bridge, and two on the NIC"]
 fn dhcpcd_outlives_its_leases() {
-    outlives_its_leases("mkdir -p /var/lib/dhcpcd; dhcpcd -q -4", "dhcpcd");
+    outlives_its_leases(DHCPCD, "dhcpcd");
 }
 
 /// Kills `vmbr up` at its nth call of each kind: whatever becomes of it, the
 /// NIC has one client in the end, the one that it had, or its like.
-fn killed_in_the_middle(calls: &[(&str, u32)]) {
+fn killed_in_the_middle(start: &str, program: &str, calls: &[(&str, u32)]) {
     let site = Site::new();
-    site.machine.sh("dhclient -4 eth0");
+    site.machine.sh(start);
     let address = site.address("eth0");
     let leased = site.leased(&address);
-    let before = site.processes("dhclient");
+    let before = site.processes(program);
     for (call, when) in calls {
         common::run(
             site.machine
@@ -427,10 +430,10 @@ fn killed_in_the_middle(calls: &[(&str, u32)]) {
         if settled {
             site.down();
         }
-        let now = site.processes("dhclient");
+        let now = site.processes(program);
         assert_eq!(now.len(), before.len(), "{call} {when}: {now:?}");
         assert_eq!(site.address("eth0"), address, "{call} {when}");
-        let state = site.machine.sh("ps -o stat= -C dhclient | grep -v Z");
+        let state = site.machine.sh(&format!("ps -o stat= -C {program} | grep -v Z"));
         assert!(!state.contains('T'), "{call} {when}: {state}");
         assert_eq!(site.leased(&address), leased, "{call} {when}");
     }
@@ -438,7 +441,8 @@ fn killed_in_the_middle(calls: &[(&str, u32)]) {
 
 #[test]
 fn a_vmbr_that_is_killed_leaves_the_client_with_the_nic() {
-    killed_in_the_middle(&[("pidfd_send_signal", 1), ("pidfd_send_signal", 2), ("rename", 2)]);
+    let calls = [("pidfd_send_signal", 1), ("pidfd_send_signal", 2), ("rename", 2)];
+    killed_in_the_middle(DHCLIENT, "dhclient", &calls);
 }
 
 #[test]
@@ -456,7 +460,8 @@ fn a_vmbr_that_is_killed_anywhere_leaves_the_client_with_the_nic() {
         .iter()
         .flat_map(|call| (1..=5).map(move |when| (*call, when)))
         .collect();
-    killed_in_the_middle(&all);
+    killed_in_the_middle(DHCLIENT, "dhclient", &all);
+    killed_in_the_middle(DHCPCD, "dhcpcd", &all);
 }
 
 /// Past two whole leases on the bridge and two on the NIC again.
@@ -488,7 +493,7 @@ fn outlives_its_leases(start: &str, program: &str) {
 #[test]
 #[ignore = "two leases of two minutes on the bridge, and two on the NIC"]
 fn dhclient_outlives_its_leases() {
-    outlives_its_leases("dhclient -4 eth0", "dhclient");
+    outlives_its_leases(DHCLIENT, "dhclient");
 }
 
 #[test]
@@ -501,11 +506,9 @@ fn ifupdown_s_dhclient_outlives_its_leases() {
 }
 
 /// The server is away for the half of a lease in which the client renews.
-#[test]
-#[ignore = "a lease of two minutes with a silent server"]
-fn a_server_that_is_silent_for_half_a_lease_costs_nothing() {
+fn silent_for_half_a_lease(start: &str) {
     let site = Site::new();
-    site.machine.sh("dhclient -4 eth0");
+    site.machine.sh(start);
     let address = site.address("eth0");
     let stream = Stream::start(&site.host.lan, &[&address]);
     site.up();
@@ -525,13 +528,23 @@ fn a_server_that_is_silent_for_half_a_lease_costs_nothing() {
     assert_eq!(site.address("eth0"), address);
 }
 
+#[test]
+#[ignore = "a lease of two minutes with a silent server"]
+fn a_server_that_is_silent_for_half_a_lease_costs_nothing_dhclient() {
+    silent_for_half_a_lease(DHCLIENT);
+}
+
+#[test]
+#[ignore = "a lease of two minutes with a silent server"]
+fn a_server_that_is_silent_for_half_a_lease_costs_nothing_dhcpcd() {
+    silent_for_half_a_lease(DHCPCD);
+}
+
 /// Silent from the hand-over on, for most of what was left of the lease, so
 /// that the client has given up asking by then and lives on the old one.
-#[test]
-#[ignore = "a hand-over while the server is silent, and a lease of two minutes"]
-fn a_server_that_is_silent_at_the_hand_over_costs_nothing() {
+fn silent_at_the_hand_over(start: &str) {
     let site = Site::new();
-    site.machine.sh("dhclient -4 eth0");
+    site.machine.sh(start);
     let address = site.address("eth0");
     let stream = Stream::start(&site.host.lan, &[&address]);
     sleep(Duration::from_secs(20));
@@ -551,13 +564,23 @@ fn a_server_that_is_silent_at_the_hand_over_costs_nothing() {
     assert_eq!(site.address("eth0"), address);
 }
 
+#[test]
+#[ignore = "a hand-over while the server is silent, and a lease of two minutes"]
+fn a_server_that_is_silent_at_the_hand_over_costs_nothing_dhclient() {
+    silent_at_the_hand_over(DHCLIENT);
+}
+
+#[test]
+#[ignore = "a hand-over while the server is silent, and a lease of two minutes"]
+fn a_server_that_is_silent_at_the_hand_over_costs_nothing_dhcpcd() {
+    silent_at_the_hand_over(DHCPCD);
+}
+
 /// A server that has another address for the client at its renewal: the client
 /// takes it on the bridge, and the NIC gets that one back.
-#[test]
-#[ignore = "waits for the renewals of a lease of two minutes"]
-fn another_address_at_renewal_is_taken() {
+fn another_address(start: &str) {
     let site = Site::new();
-    site.machine.sh("dhclient -4 eth0");
+    site.machine.sh(start);
     let old = site.address("eth0");
     site.up();
     site.server.fall_silent();
@@ -576,6 +599,18 @@ fn another_address_at_renewal_is_taken() {
     site.down();
     assert_eq!(site.address("eth0"), "192.0.2.108");
     assert_eq!(site.defaults().lines().count(), 1);
+}
+
+#[test]
+#[ignore = "waits for the renewals of a lease of two minutes"]
+fn another_address_at_renewal_is_taken_dhclient() {
+    another_address(DHCLIENT);
+}
+
+#[test]
+#[ignore = "waits for the renewals of a lease of two minutes"]
+fn another_address_at_renewal_is_taken_dhcpcd() {
+    another_address(DHCPCD);
 }
 
 /// A client that somebody ends or starts anew on the bridge is no hindrance to

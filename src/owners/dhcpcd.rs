@@ -324,7 +324,7 @@ fn is_denied(text: &str, uplink: &IfName) -> bool {
     let named = |key: &str| {
         let lines = text.lines().filter_map(|line| line.trim().strip_prefix(key));
         let patterns: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
-        (!patterns.is_empty()).then(|| patterns.iter().any(|pattern| fits(&pattern)))
+        (!patterns.is_empty()).then(|| patterns.iter().any(fits))
     };
     named("denyinterfaces ") == Some(true) || named("allowinterfaces ") == Some(false)
 }
