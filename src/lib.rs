@@ -28,6 +28,7 @@
 //! - `doctor`: what was read of a host becomes findings, purely; one place
 //!   mends them.
 //! - `owners`: who else has a hand on a NIC; `handover` moves them along.
+//! - `keeper`: renews a lease that no manager can be given.
 //! - `tool`: the host's own programs, for those two.
 //! - [`sys`]: the only unsafe: TAP ioctls, descriptor passing, capabilities,
 //!   seccomp, pidfds, packet sockets.
@@ -46,6 +47,8 @@ pub mod doctor;
 #[cfg(feature = "cli")]
 pub mod handover;
 pub mod helper;
+#[cfg(feature = "cli")]
+pub mod keeper;
 pub mod model;
 #[cfg(feature = "cli")]
 pub mod netlink;

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use vmbr::helper::acl::{Dialect, Statement, statements};
 
+#[path = "../fuzz/packets.rs"]
+mod packets;
 #[path = "../fuzz/properties.rs"]
 mod properties;
 
@@ -39,6 +41,26 @@ fn the_argv_corpus_holds() {
         println!("{}", file.display());
         properties::argv(&text);
     }
+}
+
+#[test]
+fn the_packet_corpus_holds() {
+    let files = corpus("packet");
+    assert!(files.len() >= 20, "{} files", files.len());
+    let mut read = 0;
+    for (file, bytes) in files {
+        println!("{}", file.display());
+        packets::packet(&bytes);
+        // And cut, and with each of its bytes another.
+        for place in 0..bytes.len() {
+            packets::packet(&bytes[..place]);
+            let mut other = bytes.clone();
+            other[place] ^= 0xff;
+            packets::packet(&other);
+        }
+        read += usize::from(vmbr::keeper::message::payload(&bytes).is_some());
+    }
+    assert!(read >= 20, "{read} are packets to a client");
 }
 
 #[test]

@@ -212,15 +212,36 @@ fn a_dhcpcd_that_does_not_manage_the_nic_is_no_reason() {
     assert!(!dry_run(&host, &machine).contains("dhcpcd"));
 }
 
-/// BusyBox's gives the address without an end, and writes nothing down.
+/// BusyBox's gives the address without an end, and writes nothing down: what it
+/// says to the server is what it was started with.
 #[test]
-fn a_lease_of_udhcpc_is_refused() {
+fn a_lease_of_udhcpc_is_kept_or_refused() {
     let (host, machine) = bare();
     let _server = dhcp_server(&host.lan);
-    machine.start(
-        "busybox",
-        &["udhcpc", "-f", "-i", "eth0", "-s", "/etc/udhcpc/default.script"],
-    );
+    let start = |more: &[&str]| {
+        let words = ["udhcpc", "-f", "-i", "eth0", "-s", "/etc/udhcpc/default.script"];
+        machine.start("busybox", &[&words[..], more].concat());
+        machine.until("ip -4 addr show dev eth0 | grep -q 'inet 192.0.2.1'");
+    };
+    let end = || {
+        machine.sh(
+            "kill -9 $(pidof busybox); while pidof busybox; do sleep 0.01; done; ip -4 addr flush dev eth0",
+        )
+    };
+    start(&[]);
+    let said = dry_run(&host, &machine);
+    for part in [
+        "eth0 is managed by udhcpc (process ",
+        "has leased 192.0.2.1",
+        "whose end is not known",
+        "a lease keeper of vmbr's stays running",
+        "kill -STOP ",
+        "vmbr keeper --bridge br0",
+    ] {
+        assert!(said.contains(part), "no '{part}' in: {said}");
+    }
+    // Which of two it has leased it does not say.
+    machine.sh("ip addr add 198.51.100.7/24 dev eth0");
     refused(
         &host,
         &machine,
@@ -228,9 +249,17 @@ fn a_lease_of_udhcpc_is_refused() {
         "whose end is not known",
         "vmbr cannot hand a lease over yet",
     );
-    machine.sh("kill -9 $(pidof busybox)");
-    machine.until("! pidof busybox");
+    machine.sh("ip addr del 198.51.100.7/24 dev eth0");
+    end();
     assert!(!dry_run(&host, &machine).contains("warning"));
+    // Known to the server by something that is not understood.
+    start(&["-x", "0x3d:01234"]);
+    let said = machine.refused(&host);
+    assert!(
+        said.contains("its client identifier '01234' is not understood"),
+        "{said}"
+    );
+    end();
 }
 
 #[test]
@@ -278,6 +307,25 @@ s.send(struct.pack("=IHHII", 16 + len(body), 20, 0x505, 1, 0) + body)
 assert struct.unpack_from("=i", s.recv(4096), 16)[0] == 0
 '"#,
     );
+    let said = dry_run(&host, &machine);
+    let left = "eth0 has 203.0.113.9, whose end is not known, leased by a client that has ended";
+    assert!(said.contains(left), "{said}");
+    // As whom is not known; no server says so.
+    let before = host.state();
+    let said = machine.vmbr(&host, &["up", "eth0"]);
+    assert_eq!(said.code(), 1, "{said:?}");
+    assert!(said.stderr.contains("as whom it was is not known"), "{said:?}");
+    before.assert_same(&host.state());
+    // A program that hears what a client hears may be the client.
+    machine.start(
+        "python3",
+        &[
+            "-c",
+            "import socket, time\ns = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)\n\
+             s.bind(('eth0', 0x0800))\nopen('/run/bound', 'w')\ntime.sleep(600)",
+        ],
+    );
+    machine.until("test -e /run/bound");
     let said = machine.refused(&host);
     assert!(
         said.contains("by its address's protocol (dhcp) leased 203.0.113.9"),

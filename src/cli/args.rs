@@ -84,6 +84,9 @@ pub enum Command {
     /// Lead the host back if the vmbr that changes it dies
     #[command(hide = true)]
     Watchdog(Watchdog),
+    /// Keep the lease of a bridge that no manager can be given
+    #[command(hide = true)]
+    Keeper(Keeper),
 }
 
 /// Arguments of `vmbr up`.
@@ -135,6 +138,17 @@ pub struct Watchdog {
     /// The bridge
     #[arg(long)]
     pub bridge: IfName,
+}
+
+/// Arguments of the lease keeper.
+#[derive(Debug, clap::Args)]
+pub struct Keeper {
+    /// The bridge
+    #[arg(long)]
+    pub bridge: IfName,
+    /// Start it again when it dies
+    #[arg(long)]
+    pub supervise: bool,
 }
 
 /// Arguments of `vmbr down`.

@@ -191,6 +191,7 @@ fn words(change: &Change) -> String {
         Change::Address { port, address, .. } => format!("{address} of {port}"),
         Change::Route { port, route, .. } => format!("the route to {} by {port}", route.dst),
         Change::Accept { bridge, chain } => format!("a rule for {bridge} in {chain}"),
+        Change::Keeper { bridge } => format!("the lease keeper of {bridge}"),
         Change::Mode { path, .. } => format!("the mode of {}", path.display()),
     }
 }

@@ -7,6 +7,7 @@ mod confirm;
 mod doctor;
 mod down;
 mod generate;
+mod keeper;
 pub mod outcome;
 mod picture;
 mod recover;
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { dir } => generate::man(dir.as_deref()),
         Command::Watchdog(duty) => watchdog::run(duty, &args),
+        Command::Keeper(keeper) => keeper::run(keeper),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

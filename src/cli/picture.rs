@@ -1,8 +1,9 @@
 //! The picture of a bridge in text: one look says how a packet travels.
 
 use std::fmt::Write;
+use std::time::{Duration, UNIX_EPOCH};
 
-use super::status::{Bridge, Port};
+use super::status::{Bridge, Lease, Port};
 
 /// Draws a bridge: the network above, the host's stack beside, guests below.
 pub fn draw(bridge: &Bridge) -> String {
@@ -47,6 +48,7 @@ pub fn draw(bridge: &Bridge) -> String {
             if place == 0 { "gateway:  " } else { "          " }
         ));
     }
+    lines.extend(bridge.lease.as_ref().map(lease));
     let width = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0) + 2;
     let edge = |place: usize, mark: char| -> String {
         (0..width)
@@ -70,6 +72,24 @@ pub fn draw(bridge: &Bridge) -> String {
     }
     let _ = write!(text, "  room for {} more ports", bridge.ports_left);
     text
+}
+
+fn lease(lease: &Lease) -> String {
+    let address = lease
+        .address
+        .map_or("none any more".to_owned(), |address| address.to_string());
+    let server = lease
+        .server
+        .map_or(String::new(), |server| format!(" from {server}"));
+    let end = lease.ends.map_or(String::new(), |ends| {
+        let time = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(ends));
+        format!(" until {time}")
+    });
+    let who = match lease.process {
+        Some(process) => format!("{} by vmbr's lease keeper (process {process})", lease.state),
+        None => "NOBODY RENEWS IT: vmbr doctor --fix".to_owned(),
+    };
+    format!("lease:     {address}{server}{end}, {who}")
 }
 
 fn draw_port(text: &mut String, port: &Port, last: bool) {

@@ -1,15 +1,16 @@
 //! `vmbr status`.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, UNIX_EPOCH};
 
 use macaddr::MacAddr6;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::apply::lock;
 use crate::apply::recover::{self, milliseconds_left};
+use crate::apply::{clock, lock};
+use crate::keeper::file::Files;
 use crate::model::link::Traffic;
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::dump::{self, Learned};
@@ -51,6 +52,9 @@ pub struct Bridge {
     /// How long someone may still confirm it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirm_seconds_left: Option<u64>,
+    /// Its DHCP lease, where vmbr itself keeps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
     /// When vmbr last changed it.
     pub last_change: Option<LastChange>,
     /// Its ports.
@@ -64,6 +68,26 @@ pub struct Bridge {
 pub struct LastChange {
     /// Seconds since 1970.
     pub time: u64,
+}
+
+/// A DHCP lease that vmbr's lease keeper renews.
+#[derive(Debug, Serialize)]
+pub struct Lease {
+    /// Who renews it: `vmbr keeper`.
+    pub holder: &'static str,
+    /// Its process.
+    pub process: Option<u32>,
+    /// `bound` where it has the lease, `confirming`, `renewing`, `rebinding`,
+    /// `selecting` or `requesting` where it is asking, `dead` where nobody
+    /// renews it.
+    pub state: String,
+    /// The address.
+    pub address: Option<Ipv4Addr>,
+    /// The server, where it is known.
+    pub server: Option<Ipv4Addr>,
+    /// When it ends, in seconds since 1970; none where that is not known, or
+    /// never.
+    pub ends: Option<u64>,
 }
 
 /// A port of a bridge.
@@ -179,6 +203,24 @@ fn bridges(live: &HostState, learned: &[Learned], place: &Place) -> Vec<Bridge> 
         .collect()
 }
 
+/// The lease of a record's bridge, where the keeper has it.
+fn lease(record: &Record) -> Option<Lease> {
+    let kept = record.kept()?;
+    let told = Files::of(&record.namespace).told(&record.bridge.name);
+    let lives = told.as_ref().filter(|told| told.is_alive());
+    let told = told.as_ref();
+    Some(Lease {
+        holder: "vmbr keeper",
+        process: lives.map(|told| told.process.pid),
+        state: lives.map_or_else(|| "dead".to_owned(), |told| told.state.clone()),
+        address: told.map_or(Some(kept.address), |told| told.address),
+        server: told.map_or(kept.server, |told| told.server),
+        ends: told
+            .and_then(|told| told.seconds_left())
+            .map(|left| clock::now() + left),
+    })
+}
+
 fn bridge(live: &HostState, link: &Link, behind: &HashMap<&IfName, Vec<MacAddr6>>, place: &Place) -> Bridge {
     let name = &link.name;
     let record = place.records().find(|record| record.bridge.name == *name);
@@ -230,6 +272,7 @@ fn bridge(live: &HostState, link: &Link, behind: &HashMap<&IfName, Vec<MacAddr6>
         confirm_seconds_left: record
             .filter(|record| record.progress == Progress::AwaitingConfirm)
             .map(|record| milliseconds_left(record).div_ceil(1000)),
+        lease: record.and_then(lease),
         last_change: record.map(|record| LastChange { time: record.time }),
         ports: ports.iter().map(port).collect(),
         ports_left: PORTS_MAX.saturating_sub(ports.len()),

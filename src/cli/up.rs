@@ -10,7 +10,7 @@ use crate::doctor::{self, gather};
 use crate::handover::{self, HandoverError};
 use crate::model::{HostState, IfName};
 use crate::netlink::{dump, multicast};
-use crate::owners::{self, Survey, firewall, macvlan};
+use crate::owners::{self, Survey, firewall, macvlan, udev};
 use crate::plan::record::Progress;
 use crate::plan::{Record, Refusal, Stage, plan, refuse};
 use crate::sys::syslog::Severity;
@@ -58,7 +58,8 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     }
 
     say(&format!("uplink {uplink}: {why}"));
-    ready.warnings.iter().for_each(|text| warn(text));
+    ready.told.notes.iter().for_each(|text| say(text));
+    ready.told.warnings.iter().for_each(|text| warn(text));
     let mut tries = 1;
     let done = loop {
         let verification = Verification::before(&live, &uplink, &up.bridge, up.no_verify);
@@ -71,14 +72,14 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     };
     drop(lock);
     done.warnings.iter().for_each(|text| warn(text));
-    ready.warnings.extend(done.warnings);
+    ready.told.warnings.extend(done.warnings);
     if let Some(watchdog) = done.watchdog {
         let confirmed = confirm::wait(&place, &done.record);
         watchdog.await_end();
         confirmed?;
     }
     if args.json {
-        print_json(&document(&done.record, &ready.planned, &ready.warnings));
+        print_json(&document(&done.record, &ready.told));
     } else {
         what_next(&done.record);
     }
@@ -98,9 +99,17 @@ struct Done {
 /// A change that can begin.
 struct Ready {
     record: Record,
+    told: Told,
+}
+
+/// What is told of a change, each a line.
+#[derive(Default)]
+struct Told {
     /// The commands of its plan.
     planned: Vec<String>,
     warnings: Vec<String>,
+    /// Who is moved along.
+    notes: Vec<String>,
 }
 
 /// Looks for what stands in the way of a change of `live`.
@@ -125,7 +134,7 @@ fn ready(
         Survey::default()
     };
     let in_zone = others.zone.is_some();
-    warnings.extend(doctor::before_up(live, uplink, &up.bridge, in_zone));
+    warnings.extend(doctor::before_up(live, uplink, &up.bridge, in_zone, others.udev));
     refusals.extend(others.refusals);
     warnings.extend(others.warnings);
     let record = Record::of(live, uplink, &up.bridge, &place.identity, clock::now());
@@ -140,20 +149,22 @@ fn ready(
     };
     let record = Record {
         zone: others.zone,
+        udev: others.udev,
         holds: others.holds,
         read_at: (!up.dry_run).then(|| clock::since_boot().as_secs()),
         ..record
     };
     let plan = plan(live, &record.bridged());
     let commands = plan.commands().map(|c| c.to_string());
+    let before = udev::announce_command(&record).into_iter();
+    let planned = before.chain(firewall::carry_command(&record)).chain(commands);
     Ok(Ready {
-        planned: firewall::carry_command(&record)
-            .into_iter()
-            .chain(commands)
-            .chain(handover::commands(&record))
-            .collect(),
+        told: Told {
+            planned: planned.chain(handover::commands(&record)).collect(),
+            warnings,
+            notes: others.notes,
+        },
         record,
-        warnings,
     })
 }
 
@@ -228,7 +239,7 @@ fn standing<'a>(
 
 fn already(record: &Record, args: &Args) -> Result<(), Error> {
     if args.json {
-        print_json(&document(record, &[], &[]));
+        print_json(&document(record, &Told::default()));
     } else {
         print(&format!(
             "already so: {} is on {}",
@@ -252,30 +263,28 @@ fn name_owners(refusals: &mut [Refusal], live: &HostState, uplink: &IfName) {
     }
 }
 
-fn document(record: &Record, plan: &[String], warnings: &[String]) -> serde_json::Value {
+fn document(record: &Record, told: &Told) -> serde_json::Value {
     json!({
         "bridge": record.bridge.name,
         "uplink": record.uplink.name,
         "mode": "bridge",
-        "plan": plan,
-        "warnings": warnings,
+        "plan": told.planned,
+        "warnings": told.warnings,
+        "notes": told.notes,
     })
 }
 
 fn dry_run(ready: &Ready, why: &str, args: &Args) -> Result<(), Error> {
-    let Ready {
-        record,
-        planned,
-        warnings,
-    } = ready;
+    let Ready { record, told } = ready;
     if args.json {
-        print_json(&document(record, planned, warnings));
+        print_json(&document(record, told));
     } else {
         print(&format!("# uplink {}: {why}", record.uplink.name));
-        warnings
+        told.notes.iter().for_each(|text| print(&format!("# {text}")));
+        told.warnings
             .iter()
             .for_each(|text| print(&format!("# warning: {text}")));
-        planned.iter().for_each(|line| print(line));
+        told.planned.iter().for_each(|line| print(line));
     }
     Ok(())
 }
@@ -289,17 +298,22 @@ fn carry_out(
 ) -> Result<Done, Error> {
     let _held = HeldSignals::hold();
     let (watchdog, record) = place.begin(record.clone())?;
+    if let Err(text) = udev::announce(&record) {
+        warn(&text);
+    }
     match firewall::carry(&record) {
         Ok(done) => done.iter().for_each(|text| say(&format!("- {text}"))),
         Err(refusal) => {
             // It may be late, and yet do it.
             firewall::forget(&record);
+            udev::forget(&record);
             let _ = place.store.remove(&record.bridge.name);
             return Err(Error::Refused(vec![refusal]));
         }
     }
     if let Err(error) = handover::prepare(&record) {
         firewall::forget(&record);
+        udev::forget(&record);
         return Err(unprepared(&record, place, &error));
     }
     // One that is down gets routes of its own when it is set up.
@@ -397,6 +411,14 @@ fn what_next(record: &Record) {
         || "users".to_owned(),
         |user| format!("{user} (and every other user)"),
     );
+    if let Some(kept) = record.kept() {
+        print(&format!(
+            "One thing stays running: the lease keeper ({}), which renews the lease of {} on {bridge} until \
+             'vmbr down'. What it does: vmbr status {bridge}, journalctl -t vmbr",
+            handover::keeper::unit(bridge),
+            kept.address,
+        ));
+    }
     print(&format!(
         "{bridge} carries the network of {}. A reboot ends this; so does: vmbr down {bridge}\n\
          To let {whom} put guests on it, write into /etc/qemu/bridge.conf the line\n  \

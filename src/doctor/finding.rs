@@ -151,6 +151,11 @@ pub enum Change {
         /// The chain that had dropped them.
         chain: FirewallChain,
     },
+    /// The lease keeper of a bridge is started again; it ends with the bridge.
+    Keeper {
+        /// The bridge.
+        bridge: IfName,
+    },
     /// The mode of a file.
     Mode {
         /// The file.
@@ -170,7 +175,8 @@ impl Change {
             | Self::Mac { bridge, .. }
             | Self::Address { bridge, .. }
             | Self::Route { bridge, .. }
-            | Self::Accept { bridge, .. } => Some(bridge),
+            | Self::Accept { bridge, .. }
+            | Self::Keeper { bridge } => Some(bridge),
             Self::Sysctl { .. } | Self::Mode { .. } => None,
         }
     }

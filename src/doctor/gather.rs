@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use crate::apply::recover::{self, INTERRUPTED};
 use crate::apply::store::Entry;
+use crate::keeper::file::Files;
 use crate::model::{Family, HostState, IfName, Link};
 use crate::netlink::{dump, sysctl};
+use crate::plan::record::Progress;
 
 use super::firewall::Firewall;
 use super::helper::{HelperFile, TUN, TunNode, nosuid_mount};
@@ -43,6 +45,10 @@ pub fn all(entries: &[Entry], held: Option<bool>) -> io::Result<Facts> {
             Entry::Record(record) => {
                 if recover::state(record, held) == INTERRUPTED {
                     facts.interrupted.push(record.bridge.name.clone());
+                }
+                if record.kept().is_some() && record.progress != Progress::Changing {
+                    let told = Files::of(&record.namespace).told(&record.bridge.name);
+                    facts.keepers.insert(record.bridge.name.clone(), told);
                 }
                 facts.records.push(record.as_ref().clone());
             }

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::apply::executor::Executor;
+use crate::apply::namespace;
+use crate::handover::keeper;
 use crate::model::{HostState, IfName};
 use crate::netlink::{bridges, dump, sysctl};
 use crate::plan::{Op, Plan, Stage, Step};
@@ -96,6 +98,7 @@ fn perform(change: &Change) -> Result<(), String> {
         }),
         Change::Route { route, .. } => run(Op::DeleteRoute(route.as_ref().clone())),
         Change::Accept { bridge, chain } => rules::insert(chain, bridge),
+        Change::Keeper { bridge } => keeper::revive(&namespace::identity().map_err(said)?, bridge),
         Change::Mode { path, new, .. } => set_mode(path, *new),
     }
 }
@@ -123,6 +126,8 @@ fn take_back(change: &Change, gone: Option<&IfName>) -> Result<Undone, String> {
         } else {
             Undone::Changed
         }),
+        // It ends with its duty.
+        Change::Keeper { .. } => Ok(Undone::Gone),
         // Only pinned, and that cannot be undone.
         Change::Mac { old, new, .. } if old == new => Ok(Undone::Gone),
         // All else is of the bridge: it went with it, and what its ports had

@@ -11,6 +11,7 @@
 //! - [`udev`]: a .link file that rewrites the bridge's MAC.
 //! - [`helper`]: the helper's capability, its mount, /dev/net/tun.
 //! - [`acl`]: ACL files that others can write, or that deny in vain.
+//! - [`lease`]: a lease keeper that has died.
 //! - [`records`]: changes that did not end.
 //!
 //! [`gather`] reads the host, with `files` for the ACL. [`mend`] performs what a
@@ -26,6 +27,7 @@ pub mod fixes;
 pub mod gather;
 pub mod helper;
 pub mod hypervisor;
+pub mod lease;
 pub mod mend;
 pub mod ports;
 pub mod records;
@@ -37,6 +39,7 @@ mod rules;
 
 use std::collections::BTreeMap;
 
+use crate::keeper::file::Told;
 use crate::model::bridge::Options;
 use crate::model::{HostState, IfName, Link};
 use crate::plan::Record;
@@ -75,6 +78,9 @@ pub struct Facts {
     pub acl: Vec<acl::AclFile>,
     /// Bridges a change of which was cut short, with nobody at work on it.
     pub interrupted: Vec<IfName>,
+    /// What the lease keeper of each bridge that has one told last; none where
+    /// it told nothing.
+    pub keepers: BTreeMap<IfName, Option<Told>>,
 }
 
 impl Facts {
@@ -108,6 +114,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     let checks: &[fn(&Facts) -> Vec<Finding>] = &[
         records::interrupted,
         records::unusable,
+        lease::keepers,
         ports::addresses,
         ports::routes,
         firewall::drops,
@@ -130,7 +137,13 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
 /// What an administrator should know before `uplink` becomes a port of a new
 /// `bridge`, in sentences: what bears on it, and is quick to find. `in_zone`
 /// says whether firewalld will be told of the bridge in any case.
-pub fn before_up(host: &HostState, uplink: &IfName, bridge: &IfName, in_zone: bool) -> Vec<String> {
+pub fn before_up(
+    host: &HostState,
+    uplink: &IfName,
+    bridge: &IfName,
+    in_zone: bool,
+    udev_is_told: bool,
+) -> Vec<String> {
     let mut firewall = gather::firewall(false);
     firewall
         .tables
@@ -139,7 +152,9 @@ pub fn before_up(host: &HostState, uplink: &IfName, bridge: &IfName, in_zone: bo
     let mut findings = segment::check(host, &gather::arp(host), Some(uplink));
     findings.extend(firewall.check(bridge, (false, false)));
     findings.extend(machine.check(uplink));
-    findings.extend(udev::check(&gather::link_files(), bridge));
+    if !udev_is_told {
+        findings.extend(udev::check(&gather::link_files(), bridge));
+    }
     let sentence = |finding: &Finding| format!("{}; remedy: {}", finding.message, finding.remedy);
     // What only root can see, root is told when it comes to it.
     let seen = findings

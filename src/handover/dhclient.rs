@@ -76,6 +76,20 @@ impl Handover for Dhclient {
         commands
     }
 
+    fn commands_back(&self, record: &Record) -> Vec<String> {
+        let (uplink, bridge) = (&record.uplink.name, &record.bridge.name);
+        let files = self.files(record);
+        vec![
+            format!("pkill -9 -f {}", files.leases.display()),
+            format!(
+                "sed 's/interface \"{bridge}\"/interface \"{uplink}\"/' {} >>{}",
+                files.leases.display(),
+                self.leases
+            ),
+            self.arguments.join(" "),
+        ]
+    }
+
     fn prepare(&self, _: &Record) -> Result<(), HandoverError> {
         let stopped = self.process.hold().and_then(|held| held.signal(Signal::SIGSTOP));
         stopped.map_err(|error| {

@@ -64,6 +64,15 @@ impl Handover for Dhcpcd {
         ]
     }
 
+    fn commands_back(&self, record: &Record) -> Vec<String> {
+        let (uplink, bridge) = (&record.uplink.name, &record.bridge.name);
+        vec![
+            format!("pkill -9 -f 'dhcpcd: {bridge}'"),
+            format!("cp -p {0}/{bridge}.lease {0}/{uplink}.lease", self.directory),
+            format!("{} {}", self.program, self.uplinks(uplink).join(" ")),
+        ]
+    }
+
     fn prepare(&self, _: &Record) -> Result<(), HandoverError> {
         for process in &self.processes {
             let stopped = process.hold().and_then(|held| held.signal(Signal::SIGSTOP));
@@ -146,14 +155,7 @@ impl Handover for Dhcpcd {
             self.copy_leases(bridge, uplink)
                 .map_err(|error| failed("cannot copy its leases", &error))?;
             let since = self.modified(uplink);
-            let mut arguments = vec!["-q".to_owned()];
-            arguments.extend(self.family.clone());
-            arguments.extend(
-                left(uplink)
-                    .into_iter()
-                    .flat_map(|left| ["-y".into(), left.to_string()]),
-            );
-            arguments.extend(self.alone.then(|| uplink.to_string()));
+            let arguments = self.uplinks(uplink);
             service::start_daemon(
                 &unit(record, uplink),
                 &format!("DHCP client of {uplink}, given back by vmbr"),
@@ -170,6 +172,17 @@ impl Handover for Dhcpcd {
 }
 
 impl Dhcpcd {
+    /// The arguments of the one that works for the uplink, as it did before.
+    fn uplinks(&self, uplink: &IfName) -> Vec<String> {
+        let mut arguments = vec!["-q".to_owned()];
+        arguments.extend(self.family.clone());
+        if let Some(left) = left(uplink) {
+            arguments.extend(["-y".into(), left.to_string()]);
+        }
+        arguments.extend(self.alone.then(|| uplink.to_string()));
+        arguments
+    }
+
     fn configuration(&self, record: &Record) -> PathBuf {
         let of = &record.namespace;
         format!("/run/dhcpcd-vmbr-{of}-{}.conf", record.bridge.name).into()

@@ -24,14 +24,17 @@
 mod dhclient;
 pub(crate) mod dhclient_leases;
 mod dhcpcd;
+pub mod keeper;
 mod kernel;
 mod names;
+mod networkd;
+mod resolved;
 pub mod service;
 
 use std::fmt;
 
-use crate::plan::Record;
 use crate::plan::hold::Hold;
+use crate::plan::{Plan, Record};
 
 /// How one manager is moved.
 pub trait Handover {
@@ -40,6 +43,9 @@ pub trait Handover {
 
     /// The commands that a person would type for [`Self::to_bridge`].
     fn commands(&self, record: &Record) -> Vec<String>;
+
+    /// The commands that a person would type for [`Self::to_uplink`].
+    fn commands_back(&self, record: &Record) -> Vec<String>;
 
     /// Keeps the manager from what it would do by itself as soon as the bridge
     /// exists. Nothing of the host's network was touched yet.
@@ -56,6 +62,10 @@ pub trait Handover {
     /// # Errors
     /// The manager would not; the caller leads everything back.
     fn to_bridge(&self, record: &Record) -> Result<Vec<String>, HandoverError>;
+
+    /// Arranges the plan that leads back to the uplink so that the manager sees
+    /// of it what it should.
+    fn arrange_back(&self, _plan: &mut Plan) {}
 
     /// Keeps the manager of the bridge from what it would do by itself as soon
     /// as the network leaves the bridge. It can be called where there is none.
@@ -104,8 +114,11 @@ pub fn sentence(errors: &[HandoverError]) -> String {
 /// The one who moves what is held.
 fn of(hold: &Hold) -> &dyn Handover {
     match hold {
+        Hold::Networkd(networkd) => networkd,
+        Hold::Resolved(resolved) => resolved,
         Hold::Dhclient(dhclient) => dhclient,
         Hold::Dhcpcd(dhcpcd) => dhcpcd,
+        Hold::Keeper(kept) => kept,
     }
 }
 
@@ -116,6 +129,12 @@ pub fn commands(record: &Record) -> Vec<String> {
         .iter()
         .flat_map(|hold| of(hold).commands(record))
         .collect()
+}
+
+/// The commands that a person would type for [`to_uplink`].
+pub fn commands_back(record: &Record) -> Vec<String> {
+    let holds = record.holds.iter().rev();
+    holds.flat_map(|hold| of(hold).commands_back(record)).collect()
 }
 
 /// [`Handover::prepare`] of all.
@@ -139,6 +158,12 @@ pub fn to_bridge(record: &Record, report: &mut dyn FnMut(&str)) -> Result<Vec<St
         warnings.extend(manager.to_bridge(record)?);
     }
     Ok(warnings)
+}
+
+/// [`Handover::arrange_back`] of all; a plan that leads elsewhere stays as it
+/// is.
+pub fn arrange_back(record: &Record, plan: &mut Plan) {
+    record.holds.iter().for_each(|hold| of(hold).arrange_back(plan));
 }
 
 /// [`Handover::pause`] of all.

@@ -12,13 +12,14 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::owners::process::Around;
 use crate::plan::record::Process;
 use crate::sys::descriptors::keep_from_children;
+use crate::tool;
 
 /// systemd runs (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
@@ -26,6 +27,8 @@ const SYSTEMD: &str = "/run/systemd/system";
 const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 /// How long a process that was killed may take to go.
 const END_PATIENCE: Duration = Duration::from_secs(2);
+/// How long systemd may take to stop a unit that is killed for that.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Starts a program that stays in the foreground and outlives vmbr. `unit` is
 /// the name of its systemd unit, without `.service`; one of the same name that
@@ -39,8 +42,25 @@ pub fn start(
     program: &Path,
     arguments: &[impl AsRef<OsStr>],
 ) -> io::Result<()> {
+    start_with(unit, description, program, arguments, &[])
+}
+
+/// The same, and where it is a unit, it has these `properties`
+/// (systemd.exec(5)).
+///
+/// # Errors
+/// It cannot be executed.
+pub fn start_with(
+    unit: &str,
+    description: &str,
+    program: &Path,
+    arguments: &[impl AsRef<OsStr>],
+    properties: &[String],
+) -> io::Result<()> {
     // What cannot be executed is known at once.
-    launch(unit, description, &["--property=Type=exec"], program, arguments)
+    let mut how = vec!["--property=Type=exec".to_owned()];
+    how.extend(properties.iter().map(|property| format!("--property={property}")));
+    launch(unit, description, &how, program, arguments)
 }
 
 /// Starts a program that goes to the background by itself, at once or when it
@@ -59,13 +79,13 @@ pub fn start_daemon(
         "--property=Type=forking",
         "--property=TimeoutStartSec=infinity",
     ];
-    launch(unit, description, &how, program, arguments)
+    launch(unit, description, &how.map(str::to_owned), program, arguments)
 }
 
 fn launch(
     unit: &str,
     description: &str,
-    how: &[&str],
+    how: &[String],
     program: &Path,
     arguments: &[impl AsRef<OsStr>],
 ) -> io::Result<()> {
@@ -99,6 +119,15 @@ fn launch(
         Ok(())
     } else {
         Err(io::Error::other(format!("setsid: {status}")))
+    }
+}
+
+/// Stops a unit of [`start`], so that systemd does not start its program again.
+/// The program may have been none.
+pub fn stop(unit: &str) {
+    if is_systemds() {
+        let deadline = Instant::now() + STOP_PATIENCE;
+        let _ = tool::ask("systemctl", &["stop", &format!("{unit}.service")], deadline);
     }
 }
 
@@ -145,7 +174,7 @@ pub fn kill_one(process: &Process) -> io::Result<()> {
 
 /// Whether a systemd would start its units where the caller is: it is process
 /// 1 here, in the same network and mount namespaces.
-fn is_systemds() -> bool {
+pub fn is_systemds() -> bool {
     let same = |name: &str| {
         let of = |process: &str| {
             let file = fs::metadata(format!("/proc/{process}/ns/{name}"));

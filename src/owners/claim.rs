@@ -17,6 +17,11 @@ pub trait Manager {
     /// Whether it manages the uplink of `scene`, and how that is known.
     fn look(&self, scene: &Scene<'_>) -> Found;
 
+    /// Whether it tells systemd-resolved by itself what a device's servers are.
+    fn feeds_resolved(&self) -> bool {
+        false
+    }
+
     /// What becomes of a lease once the uplink is a port, as the end of a
     /// sentence.
     fn fate(&self) -> &'static str;
@@ -113,6 +118,16 @@ impl fmt::Display for Lease {
 }
 
 impl Claim {
+    /// What is said of a lease whose client has ended.
+    pub fn left_over(&self, uplink: &IfName) -> Option<String> {
+        let lease = self.leases.first()?;
+        let fate = self.hold.as_ref()?.fate();
+        Some(format!(
+            "{uplink} has {lease}, leased by a client that has ended ({}): {fate}",
+            self.evidence
+        ))
+    }
+
     /// How the claim is judged: what stands in the way, or what the
     /// administrator should know.
     pub fn verdict(&self, uplink: &IfName, manager: &dyn Manager) -> Result<String, Refusal> {
@@ -122,8 +137,8 @@ impl Claim {
             [] => who.clone(),
             _ => format!("{who}, which has leased {}", leases.join("; and ")),
         };
-        if self.hold.is_some() {
-            return Ok(format!("{what}: it is given the bridge instead"));
+        if let Some(hold) = &self.hold {
+            return Ok(format!("{what}: {}", hold.fate()));
         }
         match &self.outlook {
             Outlook::Returns { fate, remedy } => Err(Refusal::new(format!("{what}: {fate}"), remedy)),

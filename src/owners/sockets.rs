@@ -21,12 +21,17 @@ const MOST: usize = 10;
 const PASSED: [u16; 2] = [0x88cc, 0x888e];
 /// `ETH_P_ALL` of include/uapi/linux/if_ether.h.
 const EVERY: u16 = 0x0003;
+/// `ETH_P_IP`.
+const IPV4: u16 = 0x0800;
+/// The port of DHCP clients.
+const CLIENT_PORT: u16 = 68;
 
 /// A socket that is bound to a device.
 struct Bound {
     inode: u32,
     what: String,
     deaf: bool,
+    hears_ip: bool,
 }
 
 /// What becomes of the sockets that are bound to the uplink. Those of `known`
@@ -48,6 +53,7 @@ pub fn warnings(scene: &Scene<'_>, known: &[u32], bridge: &IfName) -> Vec<String
             inode,
             what: format!("{name} port {port}"),
             deaf: true,
+            hears_ip: false,
         }));
     }
     let inodes: BTreeSet<u32> = bound.iter().map(|socket| socket.inode).collect();
@@ -89,6 +95,14 @@ pub fn warnings(scene: &Scene<'_>, known: &[u32], bridge: &IfName) -> Vec<String
     warnings
 }
 
+/// Whether a socket hears on the uplink what a DHCP client hears.
+pub fn hears_dhcp(scene: &Scene<'_>) -> bool {
+    let index = scene.link.index;
+    let raw = packet(index).iter().any(|socket| socket.hears_ip);
+    let ports = inet(libc::AF_INET as u8, libc::IPPROTO_UDP as u8, index).unwrap_or_default();
+    raw || ports.iter().any(|(_, port)| *port == CLIENT_PORT)
+}
+
 /// Packet sockets of a device, as /proc/net/packet has them
 /// (`packet_seq_show()` in net/packet/af_packet.c).
 fn packet(index: u32) -> Vec<Bound> {
@@ -107,6 +121,7 @@ fn packet(index: u32) -> Vec<Bound> {
                 format!("packets of protocol {protocol:#06x}")
             },
             deaf: protocol != EVERY && !PASSED.contains(&protocol),
+            hears_ip: [EVERY, IPV4].contains(&protocol),
         })
     };
     text.lines().skip(1).filter_map(read).collect()

@@ -3,15 +3,15 @@
 use macaddr::MacAddr6;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{HostState, IfName, Network, is_default};
+use crate::model::{Family, HostState, IfName, Network, Route, is_default};
 
-use super::hold::Hold;
+use super::hold::{Hold, Kept};
 use super::{Bridge, Holder, Target, prefix_routes};
 
 /// Version of the record's form.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The oldest version that is readable: the one before.
-pub const OLDEST: u32 = 1;
+pub const OLDEST: u32 = 2;
 
 /// How far a change has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ pub struct Record {
     /// What the uplink carried before.
     pub before: Network,
     /// When that was read, in seconds since the boot: lifetimes count from
-    /// then. Unknown in version 1.
+    /// then. None while nothing is changed yet: in a dry run.
     #[serde(default, skip_serializing_if = "is_default")]
     pub read_at: Option<u64>,
     /// Who leads the host back when the one who changes it dies.
@@ -95,6 +95,10 @@ pub struct Record {
     /// again on every way back.
     #[serde(default, skip_serializing_if = "is_default")]
     pub zone: Option<String>,
+    /// Whether a udevd was told to leave the bridge's MAC alone; it is told no
+    /// more on every way back.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub udev: bool,
     /// Who configured the uplink: they are given the bridge after the flip, and
     /// the uplink again on every way back.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -130,6 +134,7 @@ impl Record {
             confirm_by: None,
             end: None,
             zone: None,
+            udev: false,
             holds: Vec::new(),
         })
     }
@@ -139,9 +144,11 @@ impl Record {
         let mut network = self.before.moved_to(&self.bridge.name);
         if !self.uplink.up {
             // The kernel gives them to a device that is set up.
-            let made = network.addresses.iter();
-            let made = made.flat_map(|a| prefix_routes(a, &self.bridge.name));
-            network.routes.extend(made.collect::<Vec<_>>());
+            for address in network.addresses.clone() {
+                for route in prefix_routes(&address, &self.bridge.name) {
+                    gain(&mut network.routes, route);
+                }
+            }
         }
         Target {
             holder: Holder::Bridge,
@@ -186,6 +193,15 @@ impl Record {
         self.with(network)
     }
 
+    /// The lease that vmbr's own keeper renews on the bridge.
+    pub fn kept(&self) -> Option<&Kept> {
+        self.holds.iter().find_map(|hold| match hold {
+            Hold::Keeper(kept) => Some(kept),
+            #[allow(unreachable_patterns, reason = "the other managers are no leases of vmbr's")]
+            _ => None,
+        })
+    }
+
     /// Whether the uplink of `live` is the one that the record is of.
     pub fn is_of(&self, live: &HostState) -> bool {
         live.link(&self.uplink.name)
@@ -200,5 +216,18 @@ impl Record {
             holder: Holder::Uplink,
             network,
         }
+    }
+}
+
+/// Adds a route that the kernel makes with an address. Addresses of one IPv6
+/// prefix share theirs, which ends only where each of them does
+/// (`fib6_add_rt2node()`).
+fn gain(routes: &mut Vec<Route>, route: Route) {
+    let shared = |other: &&mut Route| {
+        route.family() == Family::V6 && other.same_slot(&route) && other.hops == route.hops
+    };
+    match routes.iter_mut().find(shared) {
+        Some(other) => other.expires = other.expires.and(route.expires),
+        None => routes.push(route),
     }
 }
