@@ -112,14 +112,6 @@ fn assert_steady(heard: &[String], address: &str, dev: &str) {
     assert_eq!(heard.iter().filter(gone).count(), 0, "{heard:#?}");
 }
 
-/// Starts dhclient with these arguments before `eth0`, and asserts the way to
-/// the bridge and back.
-fn dhclient_moves(arguments: &str) {
-    let site = Site::new();
-    site.machine.sh(&format!("dhclient {arguments} eth0"));
-    there_and_back(&site, "dhclient");
-}
-
 /// Asserts that a client with a lease goes to the bridge and back.
 fn there_and_back(site: &Site, program: &str) {
     let address = site.address("eth0");
@@ -186,15 +178,10 @@ fn there_and_back(site: &Site, program: &str) {
     stream.assert_lost_at_most(2);
 }
 
-#[test]
-fn dhclient_moves_to_the_bridge_and_back() {
-    dhclient_moves("-4 -pf /run/dhclient.eth0.pid -lf /var/lib/dhcp/dhclient.eth0.leases");
-}
-
 /// With a client identifier made of a DUID, in its usual files, with a metric
 /// of its own, and a configuration that speaks of the NIC.
 #[test]
-fn dhclient_keeps_identifier_metric_and_configuration() {
+fn dhclient_moves_with_identifier_metric_and_configuration() {
     let site = Site::new();
     site.machine.sh(
         "printf 'interface \"eth0\" { send host-name \"only-here\"; }\\n' >>/etc/dhcp/dhclient.conf
