@@ -148,49 +148,56 @@ fn a_dhclient_that_is_not_for_the_nic_alone_is_refused() {
     }
 }
 
-/// Asserts that a lease of dhcpcd is refused, which is started so.
-fn dhcpcd_is_refused(arguments: &str) {
+/// Asserts that a lease of dhcpcd would move along, and is refused where its
+/// file is not to be used.
+fn dhcpcd_is_known(arguments: &str) {
     let (host, machine) = bare();
     let _server = dhcp_server(&host.lan);
-    machine.sh(&format!("mkdir -p /var/lib/dhcpcd; dhcpcd -q {arguments}"));
+    // It would give the other device an address of its own making.
+    machine.sh(&format!(
+        "echo denyinterfaces eth1 >>/etc/dhcpcd.conf; mkdir -p /var/lib/dhcpcd; dhcpcd -q {arguments}"
+    ));
     machine.until("test -s /var/lib/dhcpcd/eth0.lease");
-    machine.until("ip -4 addr show dev eth0 | grep -q 'inet 192.0.2.1'");
+    machine.until("ip -4 route show default | grep -q eth0");
+    let said = dry_run(&host, &machine);
+    for part in [
+        "eth0 is managed by dhcpcd (",
+        "(from 192.0.2.1), which ends in ",
+        ": it is given the bridge instead",
+        "denyinterfaces eth0",
+        "metric 1002",
+    ] {
+        assert!(said.contains(part), "no '{part}' in: {said}");
+    }
+    machine.sh("cp -p /var/lib/dhcpcd/eth0.lease /run/good");
+    for file in [
+        "rm $F",
+        "head -c 300 /dev/urandom >$F",
+        "head -c 100 /run/good >$F",
+        "cp -p /run/good $F; chown 65534 $F",
+    ] {
+        machine.sh(&format!("F=/var/lib/dhcpcd/eth0.lease; {file}"));
+        let said = machine.refused(&host);
+        assert!(said.contains("its lease file is not there, malformed"), "{said}");
+        assert!(said.contains("dhcpcd -n eth0"), "{said}");
+    }
+    machine.sh("rm /var/lib/dhcpcd/eth0.lease; cp -p /run/good /var/lib/dhcpcd/eth0.lease; chmod 666 /etc/dhcpcd.conf");
     let said = machine.refused(&host);
-    assert!(said.contains("eth0 is managed by dhcpcd ("), "{said}");
-    assert!(said.contains("(from 192.0.2.1), which ends in "), "{said}");
+    assert!(
+        said.contains("others than root can write its program or its configuration"),
+        "{said}"
+    );
 }
 
 #[test]
-fn a_lease_of_dhcpcd_for_every_device_is_refused() {
-    dhcpcd_is_refused("-4");
+fn a_lease_of_dhcpcd_for_every_device_is_known() {
+    dhcpcd_is_known("-4");
 }
 
 #[test]
 #[ignore = "dhcpcd takes ten seconds for a lease"]
-fn a_lease_of_dhcpcd_for_one_device_is_refused() {
-    dhcpcd_is_refused("-4 eth0");
-}
-
-/// It would put the address on the port; ended with `persistent`, it leaves it.
-#[test]
-fn an_address_of_dhcpcd_is_refused_until_it_ends() {
-    let (host, machine) = bare();
-    machine.sh(
-        "printf 'persistent\\ninterface eth0\\nstatic ip_address=192.0.2.21/24\\n' >/etc/dhcpcd.conf
-         mkdir -p /var/lib/dhcpcd; dhcpcd -q -4",
-    );
-    machine.until("ip -4 addr show dev eth0 | grep -q 'inet 192.0.2.21'");
-    let said = machine.refused(&host);
-    assert!(said.contains("/etc/dhcpcd.conf gives it 192.0.2.21"), "{said}");
-    assert!(said.contains("it puts its addresses on the port"), "{said}");
-    assert!(!said.contains("leased"), "{said}");
-    let before = host.state();
-    machine.sh("dhcpcd -x");
-    machine.until("! pidof dhcpcd");
-    let left = before.changes(&host.state());
-    assert!(left.is_empty(), "{left:?}");
-    machine.vmbr(&host, &["up", "eth0"]).ok();
-    machine.vmbr(&host, &["down"]).ok();
+fn a_lease_of_dhcpcd_for_one_device_is_known() {
+    dhcpcd_is_known("-4 eth0");
 }
 
 /// It runs for another device, or is denied this one.

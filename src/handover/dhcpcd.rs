@@ -19,6 +19,7 @@ use nix::sys::signal::Signal;
 use crate::apply::store;
 use crate::model::IfName;
 use crate::model::route::{METRIC_USER_V6, protocol};
+use crate::netlink::dump;
 use crate::owners::dhcpcd::{CONFIGURATION, Instance};
 use crate::owners::file;
 use crate::plan::Record;
@@ -33,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(6);
 const TICK: Duration = Duration::from_millis(20);
 /// How long it may take to be there, where it has no server to ask.
 const START: Duration = Duration::from_millis(500);
+/// How long dhcpcd asks for an old lease before it gives it up, in seconds.
+const REBOOT: u32 = 5;
 /// `RTPROT_DHCP` of include/uapi/linux/rtnetlink.h.
 const DHCP: u8 = 16;
 /// The metric of its routes is this and the number of the device, unless it is
@@ -93,7 +96,8 @@ impl Handover for Dhcpcd {
         };
         names::forget(bridge);
         let text = file::read(Path::new(CONFIGURATION), None).map(|kept| kept.text());
-        let text = configuration(&text.unwrap_or_default(), uplink, bridge, metric(record));
+        let mut text = configuration(&text.unwrap_or_default(), uplink, bridge, metric(record));
+        text += &left(bridge).map_or_else(String::new, |left| format!("reboot {left}\n"));
         store::write(&self.configuration(record), text.as_bytes())
             .map_err(|error| failed("cannot write its new configuration", &error))?;
         self.copy_leases(uplink, bridge)
@@ -172,6 +176,9 @@ impl Dhcpcd {
     fn uplinks(&self, uplink: &IfName) -> Vec<String> {
         let mut arguments = vec!["-q".to_owned()];
         arguments.extend(self.family.clone());
+        if let Some(left) = left(uplink) {
+            arguments.extend(["-y".into(), left.to_string()]);
+        }
         arguments.extend(self.alone.then(|| uplink.to_string()));
         arguments
     }
@@ -233,7 +240,8 @@ impl Dhcpcd {
             sleep(START);
             return true;
         }
-        while self.modified(dev) == since {
+        // It removes the file where it has given up.
+        while self.modified(dev).is_none_or(|now| Some(now) == since) {
             if began.elapsed() > PATIENCE {
                 return false;
             }
@@ -287,6 +295,16 @@ fn metric(record: &Record) -> u32 {
     of(DHCP)
         .or_else(|| of(protocol::RA))
         .unwrap_or(METRIC + record.uplink.index)
+}
+
+/// For how long the lease of a device is good still, in seconds: so long the
+/// new one may ask for it. By itself it takes the address away after five
+/// seconds without an answer ("reboot" of dhcpcd.conf(5)).
+fn left(dev: &IfName) -> Option<u32> {
+    let live = dump::network().ok()?;
+    let leased = live.addresses_of(dev).iter();
+    let leased = leased.filter(|a| a.local.is_ipv4() && !a.is_permanent());
+    leased.map(|a| a.valid).max().filter(|left| *left > REBOOT)
 }
 
 /// The configuration (dhcpcd.conf(5)) for the bridge: what is said of the

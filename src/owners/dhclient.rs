@@ -428,14 +428,14 @@ mod tests {
     #[test]
     fn the_last_lease_of_the_device_counts() {
         let eth0: IfName = "eth0".parse().unwrap();
-        let lease = |device: &str, address: &str| {
+        let block = |device: &str, address: &str| {
             format!(
                 "lease {{\n  interface \"{device}\";\n  fixed-address {address};\n  \
                  option dhcp-server-identifier 192.0.2.1;\n  expire 2 2026/11/24 00:45:12;\n}}\n"
             )
         };
-        let text = lease("eth0", "192.0.2.7") + &lease("eth0", "192.0.2.8") + &lease("eth1", "192.0.2.9");
-        let found = super::lease(&Leases::read(&text).unwrap().last(&eth0).unwrap()).unwrap();
+        let text = block("eth0", "192.0.2.7") + &block("eth0", "192.0.2.8") + &block("eth1", "192.0.2.9");
+        let found = lease(&Leases::read(&text).unwrap().last(&eth0).unwrap()).unwrap();
         assert_eq!(found.address.to_string(), "192.0.2.8");
         assert_eq!(found.server.unwrap().to_string(), "192.0.2.1");
         assert_eq!(found.end, End::At("2026/11/24 00:45:12 UTC".into()));

@@ -64,16 +64,18 @@ impl Manager for Dhcpcd {
         } else if !leases.is_empty() {
             evidence = Some(format!("it manages every device, and has a lease for {uplink}"));
         }
-        let configured = file::read(Path::new(CONFIGURATION), None)
-            .and_then(|kept| fixed(&kept.text(), uplink))
-            .filter(|address| scene.has(*address));
+        let text = file::read(Path::new(CONFIGURATION), None).map(|kept| kept.text());
+        let text = text.unwrap_or_default();
+        let configured = fixed(&text, uplink).filter(|address| scene.has(*address));
         if let Some(address) = configured {
             evidence.get_or_insert(format!("{CONFIGURATION} gives it {address}"));
-        } else if evidence.is_none() && all {
-            let file = Path::new(LEASES[0]).join(format!("{uplink}.lease6"));
-            leases = scene.renewed(Family::V6);
-            evidence = (file.exists() && !leases.is_empty())
-                .then(|| format!("it manages every device, and has a lease for {uplink}"));
+        } else if evidence.is_none() && all && !is_denied(&text, uplink) {
+            // Its file may be gone, or broken.
+            leases = scene.renewed(Family::V4);
+            if Path::new(LEASES[0]).join(format!("{uplink}.lease6")).exists() {
+                leases.extend(scene.renewed(Family::V6));
+            }
+            evidence = (!leases.is_empty()).then(|| format!("it manages every device, {uplink} among them"));
         }
         let Some(evidence) = evidence else {
             return Found::default();
@@ -124,12 +126,19 @@ impl Manager for Dhcpcd {
 /// Its processes: root's, and those of its own user that are kin to them: it
 /// is one that asks, and one for each privilege.
 fn kin(all: &[Process]) -> Vec<&Process> {
-    let roots: Vec<&Process> = all.iter().filter(|p| p.is_roots() && p.runs("dhcpcd")).collect();
-    let near = |process: &&Process| {
-        let near = |root: &&Process| root.parent == process.id || root.id == process.parent;
-        process.is_roots() || roots.iter().any(near)
-    };
-    all.iter().filter(|p| p.runs("dhcpcd")).filter(near).collect()
+    let (mut found, mut rest): (Vec<&Process>, Vec<&Process>) = all
+        .iter()
+        .filter(|process| process.runs("dhcpcd"))
+        .partition(|process| process.is_roots());
+    let mut at = 0;
+    while let Some(of) = found.get(at).copied() {
+        let is_near = |p: &&Process| p.parent == of.id || p.id == of.parent;
+        let (near, far): (Vec<&Process>, Vec<&Process>) = rest.into_iter().partition(is_near);
+        found.extend(near);
+        rest = far;
+        at += 1;
+    }
+    found
 }
 
 /// One dhcpcd with all of its processes.
@@ -306,6 +315,20 @@ fn fixed(text: &str, uplink: &IfName) -> Option<IpAddr> {
     None
 }
 
+/// Whether dhcpcd.conf(5) has it let a device alone.
+fn is_denied(text: &str, uplink: &IfName) -> bool {
+    let fits = |pattern: &&str| match pattern.strip_suffix('*') {
+        Some(begin) => uplink.as_str().starts_with(begin),
+        None => *pattern == uplink.as_str(),
+    };
+    let named = |key: &str| {
+        let lines = text.lines().filter_map(|line| line.trim().strip_prefix(key));
+        let patterns: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+        (!patterns.is_empty()).then(|| patterns.iter().any(fits))
+    };
+    named("denyinterfaces ") == Some(true) || named("allowinterfaces ") == Some(false)
+}
+
 /// The lease in a server's answer, which is kept as it came (RFC 2131).
 fn lease(kept: &Kept) -> Option<Lease> {
     let address: [u8; 4] = kept.bytes.get(16..20)?.try_into().ok()?;
@@ -379,6 +402,20 @@ mod tests {
         let eth0: IfName = "eth0".parse().unwrap();
         assert_eq!(fixed(text, &eth0), "192.0.2.3".parse().ok());
         assert_eq!(fixed("interface eth0\nstatic ip_address=/\n", &eth0), None);
+    }
+
+    #[test]
+    fn a_device_that_is_denied_is_let_alone() {
+        let eth0: IfName = "eth0".parse().unwrap();
+        for (text, expected) in [
+            ("", false),
+            ("denyinterfaces eth1 eth0\n", true),
+            ("denyinterfaces eth1\n denyinterfaces eth*\n", true),
+            ("allowinterfaces wlan0\n", true),
+            ("allowinterfaces wlan0 eth0\n", false),
+        ] {
+            assert_eq!(is_denied(text, &eth0), expected, "{text}");
+        }
     }
 
     #[test]
