@@ -85,7 +85,12 @@ fn leases_of_seconds_are_renewed_on_the_bridge_and_after_it() {
     // Its client has overslept the whole lease, and goes on all the same.
     let stream = Stream::start(&host.ns, &["192.0.2.1"]);
     machine.vmbr(&host, &["down"]).ok();
-    sleep(Duration::from_secs(SHORT + 2));
+    let renewed = || machine.said().matches("obtained from").count() > 1;
+    assert!(
+        common::wait_until(Duration::from_secs(5), renewed),
+        "{}",
+        machine.said()
+    );
     stream.assert_lost_at_most(1);
     assert_eq!(address_of(&machine, "eth0"), address);
     let said = machine.said();
@@ -121,51 +126,6 @@ fn another_address_is_there_before_the_old_one_goes() {
         "{said:?}"
     );
     assert_eq!(address_of(&machine, "eth0"), "192.0.2.120");
-}
-
-#[test]
-fn a_guest_that_plays_server_is_not_heard() {
-    let host = Host::new("rogue", "ip link set eth0 up");
-    let server = Short::start(&host, "192.0.2.100", "192.0.2.100");
-    let (machine, address) = ask(&host, &[]);
-    machine.vmbr(&host, &["up", "eth0"]).ok();
-    let guest = common::Namespace::new("guest");
-    let ends = [(&host.ns, "tap0"), (&guest, "lan0")].map(|(namespace, name)| common::VethEnd {
-        namespace,
-        name,
-        mac: None,
-    });
-    common::veth_pair(&ends[0], &ends[1]);
-    machine.sh("ip link set tap0 master br0 up");
-    host::script_in(&guest, "ip link set lan0 up; ip addr add 192.0.2.66/24 dev lan0");
-    let rogue = Machine::new(&guest);
-    rogue.start("tcpdump", &["-lni", "lan0", "udp port 67 or udp port 68"]);
-    Short(rogue).go_on_as_rogue(&host, &machine, &server, &address);
-}
-
-impl Short {
-    /// The guest's: the real one falls silent for longer than a lease.
-    fn go_on_as_rogue(self, host: &Host, machine: &Machine, real: &Self, address: &str) {
-        self.go_on("192.0.2.200", "192.0.2.210");
-        // It is one that answers who asks it.
-        host::script_in(&host.ns, "true");
-        real.fall_silent();
-        sleep(Duration::from_secs(SHORT - 1));
-        assert_eq!(address_of(machine, "br0"), address);
-        machine.until("! ip -4 addr show dev br0 | grep -q 'inet '");
-        sleep(Duration::from_secs(1));
-        let heard = self.0.said();
-        assert!(heard.contains("listening on lan0"), "{heard}");
-        assert!(
-            !heard.contains("BOOTP/DHCP"),
-            "a guest hears what the keeper says: {heard}"
-        );
-        assert_eq!(machine.sh("ip -4 -o addr show dev br0"), "");
-        // The real one comes back.
-        real.go_on("192.0.2.100", "192.0.2.100");
-        machine.until("ip -4 addr show dev br0 | grep -q 'inet 192.0.2.100'");
-        host.ping_both_ways(Some("192.0.2.100"), None);
-    }
 }
 
 #[test]
@@ -262,6 +222,7 @@ fn a_lease_that_dhclient_has_left_is_kept() {
 }
 
 #[test]
+#[ignore = "dhclient takes seconds for a lease, and the test before this one differs little"]
 fn a_lease_of_a_duid_that_dhclient_has_left_is_kept() {
     left_by_dhclient("-i");
 }
@@ -298,34 +259,4 @@ fn a_lease_that_the_server_refuses_is_left_where_it_is() {
     before.assert_same(&host.state());
     assert_eq!(keepers(&machine), 0);
     assert_eq!(state_of(&machine), "S");
-}
-
-/// Somebody ends the client that sleeps, and starts it again for the NIC, which
-/// is a port: it hears nobody, and the host keeps its address.
-#[test]
-fn a_client_that_is_started_again_in_the_middle_does_no_harm() {
-    let (host, machine, server, address) = leased(&[]);
-    machine.vmbr(&host, &["up", "eth0"]).ok();
-    let stream = Stream::start(&host.ns, &["192.0.2.1"]);
-    machine.sh("kill -9 $(pidof busybox)");
-    machine.start(
-        "busybox",
-        &["udhcpc", "-f", "-i", "eth0", "-s", "/etc/udhcpc/default.script"],
-    );
-    sleep(Duration::from_secs(2));
-    stream.assert_lost_at_most(0);
-    assert_eq!(address_of(&machine, "br0"), address);
-    let said = machine.vmbr(&host, &["down"]);
-    assert_eq!(said.code(), 0, "{said:?}");
-    assert!(said.stderr.contains("udhcpc (process "), "{said:?}");
-    assert!(said.stderr.contains("has ended meanwhile"), "{said:?}");
-    // It asks again within seconds, and is known by the same name.
-    let asked = || machine.said().contains("obtained from");
-    assert!(
-        common::wait_until(Duration::from_secs(30), asked),
-        "{}",
-        machine.said()
-    );
-    assert_eq!(address_of(&machine, "eth0"), address);
-    assert_eq!(server.leases().len(), 1);
 }

@@ -23,10 +23,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use host::MAC;
+use host::{Host, MAC};
 use lease::{LEASE, Monitor, Server, Stream};
+use machine::Machine;
 use manager::Manager;
-use udhcpc::{address as address_of, keepers, leased, replace, state_of, status};
+use udhcpc::{Short, address as address_of, ask, keepers, leased, replace, state_of, status};
 
 /// Two minutes are the shortest lease of dnsmasq; this goes past two of them on
 /// the bridge, and past one after it.
@@ -108,10 +109,85 @@ fn another_address_at_the_renewal() {
     );
 }
 
+#[test]
+#[ignore = "waits for a lease of some seconds to end, and for another"]
+fn a_guest_that_plays_server_is_not_heard() {
+    let host = Host::new("rogue", "ip link set eth0 up");
+    let server = Short::start(&host, "192.0.2.100", "192.0.2.100");
+    let (machine, _) = ask(&host, &[]);
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    let guest = common::Namespace::new("guest");
+    let ends = [(&host.ns, "tap0"), (&guest, "lan0")].map(|(namespace, name)| common::VethEnd {
+        namespace,
+        name,
+        mac: None,
+    });
+    common::veth_pair(&ends[0], &ends[1]);
+    machine.sh("ip link set tap0 master br0 up");
+    host::script_in(&guest, "ip link set lan0 up; ip addr add 192.0.2.66/24 dev lan0");
+    let rogue = Short(Machine::new(&guest));
+    let listen = ["-lni", "lan0", "udp port 67 or udp port 68"];
+    rogue.0.start("tcpdump", &listen);
+    rogue.go_on("192.0.2.200", "192.0.2.210");
+    // The real one falls silent for longer than a lease.
+    server.fall_silent();
+    machine.until("! ip -4 addr show dev br0 | grep -q 'inet '");
+    sleep(Duration::from_secs(1));
+    let heard = rogue.0.said();
+    assert!(heard.contains("listening on lan0"), "{heard}");
+    assert!(
+        !heard.contains("BOOTP/DHCP"),
+        "a guest hears what the keeper says: {heard}"
+    );
+    assert_eq!(machine.sh("ip -4 -o addr show dev br0"), "");
+    let doctor = machine.vmbr(&host, &["doctor"]);
+    let lost = "no DHCP server has prolonged the lease of br0";
+    assert!(doctor.stdout.contains(lost), "{doctor:?}");
+    // It is one that answers who asks it.
+    machine.sh("ip link add mine type veth peer name other
+         ip link set other master br0 up; ip link set mine up
+         timeout 10 busybox udhcpc -q -f -n -i mine -s /bin/true");
+    server.go_on("192.0.2.100", "192.0.2.100");
+    machine.until("ip -4 addr show dev br0 | grep -q 'inet 192.0.2.100'");
+    machine.until("ip -4 route | grep -q '^default'");
+    host.ping_both_ways(Some("192.0.2.100"), None);
+}
+
+/// Somebody ends the client that sleeps, and starts it again for the NIC, which
+/// is a port: it hears nobody, and the host keeps its address.
+#[test]
+#[ignore = "udhcpc asks again after twenty seconds"]
+fn a_client_that_is_started_again_in_the_middle_does_no_harm() {
+    let (host, machine, server, address) = leased(&[]);
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    let stream = Stream::start(&host.ns, &["192.0.2.1"]);
+    machine.sh("kill -9 $(pidof busybox)");
+    machine.start(
+        "busybox",
+        &["udhcpc", "-f", "-i", "eth0", "-s", "/etc/udhcpc/default.script"],
+    );
+    sleep(Duration::from_secs(2));
+    stream.assert_lost_at_most(0);
+    assert_eq!(address_of(&machine, "br0"), address);
+    let said = machine.vmbr(&host, &["down"]);
+    assert_eq!(said.code(), 0, "{said:?}");
+    assert!(said.stderr.contains("udhcpc (process "), "{said:?}");
+    assert!(said.stderr.contains("has ended meanwhile"), "{said:?}");
+    // It asks again within seconds, and is known by the same name.
+    let asked = || machine.said().contains("obtained from");
+    assert!(
+        common::wait_until(Duration::from_secs(30), asked),
+        "{}",
+        machine.said()
+    );
+    assert_eq!(address_of(&machine, "eth0"), address);
+    assert_eq!(server.leases().len(), 1);
+}
+
 /// vmbr is killed at any time of its ways there and back: the host ends in one
 /// of two states, and in each somebody renews the lease, and one alone.
 #[test]
-#[ignore = "forty changes that are killed, a minute"]
+#[ignore = "forty changes that are killed, two minutes"]
 fn killed_at_any_time_one_alone_renews_the_lease() {
     let (host, machine, server, address) = leased(&[]);
     let before = host.state();
