@@ -11,6 +11,8 @@ mod crash;
 #[path = "common/host.rs"]
 mod host;
 
+use std::collections::BTreeSet;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,8 +20,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use common::wait_until;
-use crash::{LIMIT, ORDINARY, PATIENCE, Victim, Whole};
+use common::strike::Moment;
+use common::{run, wait_until};
+use crash::{LIMIT, ORDINARY, PATIENCE, VMBR, Victim, Whole};
 
 /// A host, and a `vmbr up --confirm` that waits on it.
 struct Waiting {
@@ -175,6 +178,38 @@ fn command_and_watchdog_are_killed_while_it_waits() {
     waiting.victim.vmbr(&["recover"], &[0]).unwrap();
 }
 
+/// `confirm` is killed at one in four of its changes: either the bridge is confirmed,
+/// or it can be still; and no deadline is forgotten.
+#[test]
+fn confirm_is_killed() {
+    let _alone = crash::alone();
+    let mut seen = BTreeSet::new();
+    for nth in (1..).step_by(4) {
+        let waiting = Waiting::new("confirm-killed", 20);
+        let mut confirm = waiting.victim.start(&["confirm"]);
+        let moment = if nth % 8 == 1 {
+            Moment::Before
+        } else {
+            Moment::After
+        };
+        let Some(call) = confirm.go_to(nth, moment).filter(|call| call != "exit_group") else {
+            break;
+        };
+        confirm.kill();
+        let reached = state(&waiting.victim).unwrap();
+        assert!(
+            ["settled", "awaiting-confirm"].contains(&reached.as_str()),
+            "{call}: {reached}"
+        );
+        waiting.victim.vmbr(&["confirm"], &[0]).unwrap();
+        let (victim, code, said) = waiting.end();
+        assert_eq!(code, 0, "{call}: {said}");
+        assert_eq!(victim.is_back(), Ok(Whole::Bridge), "{call}");
+        seen.insert(reached);
+    }
+    assert_eq!(seen.len(), 2, "{seen:?}");
+}
+
 /// Who has second thoughts goes down; who is impatient and goes up again
 /// changes nothing.
 #[test]
@@ -196,4 +231,87 @@ fn other_commands_while_it_waits() {
     victim
         .bring_to(Whole::Nic)
         .unwrap_or_else(|why| panic!("{why}; {said}"));
+}
+
+/// What is said on a terminal is not said into a file.
+#[test]
+fn the_time_that_is_left_is_counted_on_a_terminal() {
+    let victim = Victim::new("countdown", ORDINARY);
+    let records = victim.host.records().display();
+    let line = format!("exec {VMBR} --state-dir {records} up eth0 --confirm=3");
+    let mut command = victim.host.ns.command("script");
+    let on_terminal = run(command.args(["-qec", &line, "/dev/null"]));
+    assert_eq!(on_terminal.code(), 1, "{on_terminal:?}");
+    // A machine that is busy for a second leaves one out.
+    let shown = (1..=3).filter(|left| on_terminal.stdout.contains(&format!("\r  {left} s left")));
+    assert!(shown.count() >= 2, "{on_terminal:?}");
+    let in_file = victim.vmbr(&["up", "eth0", "--confirm=1"], &[1]).unwrap();
+    assert!(!in_file.stderr.contains("s left"), "{in_file:?}");
+    assert_eq!(victim.is_back(), Ok(Whole::Nic));
+}
+
+/// Who was cut off finds in `status`, and in the system's log, when the host
+/// was led back and why.
+#[test]
+fn status_and_the_log_say_when_and_why() {
+    let victim = Victim::new("told", ORDINARY);
+    let path = victim.host.records().join("log");
+    let log = UnixDatagram::bind(&path).unwrap();
+    log.set_read_timeout(Some(PATIENCE)).unwrap();
+    let heard = |what: &str| {
+        let mut buffer = [0; 4096];
+        let line = std::iter::repeat_with(|| {
+            let length = log
+                .recv(&mut buffer)
+                .unwrap_or_else(|e| panic!("no {what:?} in the log: {e}"));
+            String::from_utf8_lossy(&buffer[..length]).into_owned()
+        });
+        let line = line.into_iter().find(|line| line.contains(what)).unwrap();
+        assert!(line.contains(" vmbr[") || line.contains(">vmbr["), "{line}");
+    };
+    // A /dev of its own, whose log is the test's.
+    let dev = "mount -t tmpfs -o mode=755 dev /dev; mknod -m 666 /dev/null c 1 3
+        mknod -m 666 /dev/urandom c 1 9; ln -s \"$0\" /dev/log; exec \"$@\"";
+    let up = |more: &[&str]| {
+        let mut command = victim.host.ns.command("sh");
+        command.args(["-ec", dev]).arg(&path).arg(VMBR);
+        command.arg("--state-dir").arg(victim.host.records());
+        command.args(["up", "eth0"]).args(more).env_remove("SUDO_USER");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    };
+    let told = |why: &str| {
+        let text = victim.host.vmbr(&["status"]).ok();
+        let line = text.lines().find(|line| line.contains("br0 was taken back"));
+        let line = line.unwrap_or_else(|| panic!("{text}"));
+        assert!(line.contains(why), "{line}");
+        let (when, _) = line.split_once(": ").unwrap();
+        let when = humantime::parse_rfc3339(when).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(when.elapsed().unwrap() < PATIENCE, "{line}");
+    };
+
+    assert_eq!(up(&["--confirm=1"]).status().unwrap().code(), Some(1));
+    heard("br0 is gone: nobody confirmed it in time");
+    told("nobody confirmed it in time");
+
+    let mut killed = up(&["--confirm=30"]).spawn().unwrap();
+    let waits = || state(&victim).as_deref() == Some("awaiting-confirm");
+    assert!(wait_until(PATIENCE, waits));
+    for pid in victim.alive() {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    }
+    killed.wait().unwrap();
+    victim.vmbr(&["recover"], &[0]).unwrap();
+    told("nobody watched whether it was confirmed");
+
+    victim.host.sh("nft add table bridge fabric
+         nft 'add chain bridge fabric in { type filter hook input priority 0; policy drop; }'");
+    assert_eq!(up(&[]).status().unwrap().code(), Some(1));
+    heard("192.0.2.1, 2001:db8::1 answered on eth0, and does not answer through br0");
+    told("192.0.2.1, 2001:db8::1 answered on eth0");
+    victim.host.sh("nft delete table bridge fabric");
+    assert_eq!(victim.is_back(), Ok(Whole::Nic));
 }

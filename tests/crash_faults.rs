@@ -209,3 +209,28 @@ fn no_room_for_the_record_of_down() {
     assert_eq!(victim.is_back(), Ok(Whole::Bridge));
     victim.bring_to(Whole::Nic).unwrap();
 }
+
+/// The disk is full when the change waits to be confirmed: the confirmation
+/// says so and what to do, and the watchdog keeps the deadline all the same.
+#[test]
+fn a_full_disk_keeps_nobody_from_the_way_back() {
+    let victim = Victim::new("no-room-back", ORDINARY);
+    let script = "
+        mount -t tmpfs -o size=256k tiny \"$d\"
+        \"$vmbr\" --state-dir \"$d\" up eth0 --confirm=4 >/dev/null 2>&1 &
+        until \"$vmbr\" --state-dir \"$d\" status | grep -q 'vmbr confirm br0'; do sleep 0.05; done
+        cat /dev/zero >\"$d/full\" 2>/dev/null || :
+        kill -KILL $!
+        \"$vmbr\" --state-dir \"$d\" confirm && exit 90 || said=$?
+        [ $said = 1 ] || exit 91
+        for i in $(seq 100); do [ -e /sys/class/net/br0 ] || break; sleep 0.1; done
+        for i in $(seq 20); do [ -e \"$d\"/*/br0.json ] || break; sleep 0.1; done
+        [ ! -e \"$d\"/*/br0.json ] || exit 92";
+    let ended = in_state_dir(&victim, script, &["status", "--json"]);
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    for word in ["cannot write the record", "make room, then try again"] {
+        assert!(ended.stderr.contains(word), "{ended:?}");
+    }
+    assert!(ended.stdout.contains("\"bridges\":[]"), "{ended:?}");
+    assert_eq!(victim.is_back(), Ok(Whole::Nic));
+}

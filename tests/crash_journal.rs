@@ -160,6 +160,72 @@ fn a_record_of_another_world() {
     victim.bring_to(Whole::Nic).unwrap();
 }
 
+/// The same of a change that did not end, or that nobody confirmed in time:
+/// these are acted on, but only where they are this host's. Nobody is at work.
+#[test]
+fn an_unfinished_record_of_another_world() {
+    let (victim, path, text) = bridged("foreign-torn");
+    let namespace = serde_json::from_str::<Value>(&text).unwrap()["namespace"].clone();
+    let (boot, cookie) = namespace.as_str().unwrap().rsplit_once('-').unwrap();
+    let (changing, unconfirmed) = ("changing", "awaiting-confirm");
+    let other_boot = format!("00000000-0000-4000-8000-000000000000-{cookie}");
+    let other_namespace = format!("{boot}-1{cookie}");
+    for (progress, what, key, new) in [
+        (changing, "another boot", "/namespace", other_boot.into()),
+        (
+            unconfirmed,
+            "another namespace",
+            "/namespace",
+            other_namespace.into(),
+        ),
+        (changing, "a newer version", "/version", 1000.into()),
+        (
+            changing,
+            "another NIC behind the name",
+            "/uplink/index",
+            4711.into(),
+        ),
+        (
+            unconfirmed,
+            "another NIC behind the name",
+            "/uplink/index",
+            4711.into(),
+        ),
+        (changing, "a NIC of another name", "/uplink/name", "eth7".into()),
+    ] {
+        let mut value: Value = serde_json::from_str(&text).unwrap();
+        value["progress"] = progress.into();
+        value["confirm_by"] = 1.into();
+        *value.pointer_mut(key).unwrap() = new;
+        fs::write(&path, value.to_string()).unwrap();
+        never_acted_on(&victim, &path, &format!("{progress}, {what}"));
+    }
+    fs::write(&path, &text).unwrap();
+    victim.bring_to(Whole::Nic).unwrap();
+}
+
+/// An update of vmbr finds bridges that the one before has made.
+#[test]
+fn a_record_of_the_version_before() {
+    let (victim, path, text) = bridged("older");
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    value["version"] = vmbr::plan::record::OLDEST.into();
+    let record = value.as_object_mut().unwrap();
+    for since in ["read_at", "watchdog", "confirm_by", "end", "zone"] {
+        record.remove(since);
+    }
+    fs::write(&path, value.to_string()).unwrap();
+    let up = run_soon(&victim, &["up", "eth0"]);
+    assert!(up.code() == 0 && up.stdout.contains("already so"), "{up:?}");
+    victim.bring_to(Whole::Nic).unwrap();
+    // One that is cut short is led back, too.
+    victim.bring_to(Whole::Bridge).unwrap();
+    value["progress"] = "changing".into();
+    fs::write(&path, value.to_string()).unwrap();
+    victim.vmbr(&["recover"], &[0]).unwrap();
+    assert_eq!(victim.is_back(), Ok(Whole::Nic));
+}
+
 #[test]
 fn a_record_that_is_no_file() {
     let (victim, path, text) = bridged("no-file");

@@ -99,6 +99,14 @@ fn sigtstp_at_each_stage() {
     at_each_stage(Signal::SIGTSTP, 13);
 }
 
+#[test]
+#[ignore = "each signal at every change, five minutes"]
+fn each_signal_at_every_change() {
+    for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
+        at_each_stage(signal, 1);
+    }
+}
+
 /// `vmbr ARGS` on a terminal of its own. Killing the child closes it.
 fn on_a_terminal(victim: &Victim, args: &[&str]) -> Child {
     let records = victim.host.records().display();

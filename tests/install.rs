@@ -108,6 +108,7 @@ fn a_prefix_gets_everything_once_and_loses_exactly_that() {
     for wanted in [
         "bin/vmbr",
         "libexec/vmbr-helper",
+        "lib/systemd/network/80-vmbr-tap.link",
         "share/man/man1/vmbr.1",
         "share/man/man1/vmbr-up.1",
         "share/bash-completion/completions/vmbr",

@@ -12,6 +12,7 @@ mod common;
 mod model;
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::IpAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use common::Namespace;
@@ -205,20 +206,51 @@ struct Twins {
     shell: Shell,
     told: String,
     compared: usize,
-    // After the shell: it goes last.
-    _ns: Namespace,
+    asked: usize,
+    // The other end of the uplink's wire.
+    wire: Shell,
+    // After the shells: they go last.
+    _ns: [Namespace; 2],
 }
+
+/// Destinations that are on no link: of the default routes, and of those that
+/// random hosts have beside them.
+const FAR: [&str; 4] = [
+    "203.0.113.250",
+    "172.16.0.250",
+    "2001:db8:ffff::250",
+    "2001:dbf::250",
+];
 
 impl Twins {
     fn bare() -> Self {
-        let ns = Namespace::new("model");
-        let mut shell = Shell::start(&ns);
+        let (ns, far) = (Namespace::new("model"), Namespace::new("wire"));
+        let (mut shell, mut wire) = (Shell::start(&ns), Shell::start(&far));
+        let ends = format!(
+            "set -e
+             ip link add eth0 address 02:00:00:00:00:02 type veth peer name eth0p netns {}
+             ip link add eth1 type veth peer name eth1p
+             ip link set eth1p up
+             set +e",
+            far.name()
+        );
+        let (said, fine) = shell.run(&ends);
+        assert!(fine, "{said}");
+        // The gateways of random hosts are there.
+        let (said, fine) = wire.run(
+            "set -e; sysctl -qw net.ipv6.conf.eth0p.accept_dad=0 net.ipv4.conf.all.rp_filter=0; ip link set eth0p up; \
+             for net in 1 2 3; do \
+                ip addr add 10.0.$net.1/32 dev eth0p; ip addr add 10.0.$net.2/32 dev eth0p; \
+                ip addr add 172.31.0.$net/32 dev eth0p; ip addr add fe80::$net/64 dev eth0p nodad; \
+             done; set +e",
+        );
+        assert!(fine, "{said}");
         let setup = "set -e; sysctl -qw net.ipv6.conf.default.addr_gen_mode=1 \
                 net.ipv4.conf.default.promote_secondaries=0 net.ipv4.conf.all.promote_secondaries=0 \
                 net.ipv4.conf.default.rp_filter=0 net.ipv4.conf.all.rp_filter=0
             for d in eth0 eth1; do
-                ip link add $d type veth peer name ${d}p
-                ip link set ${d}p up; ip link set $d up
+                echo 1 >/proc/sys/net/ipv6/conf/$d/addr_gen_mode
+                ip link set $d up
             done; set +e";
         let (said, fine) = shell.run(setup);
         assert!(fine, "{said}");
@@ -227,7 +259,9 @@ impl Twins {
             shell,
             told: String::new(),
             compared: 0,
-            _ns: ns,
+            asked: 0,
+            wire,
+            _ns: [ns, far],
         }
     }
 
@@ -247,27 +281,83 @@ impl Twins {
             self.told
         );
         self.compared += 1;
+        self.ways_agree();
+    }
+
+    /// Which route wins.
+    fn ways_agree(&mut self) {
+        for to in FAR {
+            let (said, _) = self.shell.run(&format!("ip -j route get {to}"));
+            let real: Vec<Value> = serde_json::from_str(&said).unwrap_or_default();
+            let real = real.first().map(|r| (text(r, "gateway"), text(r, "dev")));
+            let hops = self.kernel.ways(to.parse().unwrap());
+            let is = |hop: &Hop| {
+                let via = hop.via.map(|via| via.to_string()).unwrap_or_default();
+                real == Some((&via, hop.dev.as_ref().unwrap().as_str()))
+            };
+            let agree = if hops.is_empty() {
+                real.is_none()
+            } else {
+                hops.iter().any(is)
+            };
+            assert!(agree, "{to}: {hops:?} and {said} after\n{}", self.told);
+        }
+    }
+
+    /// Whom the model has reach the host, the kernel lets. The host is to know
+    /// them before the change: a port's own questions are answered to the
+    /// bridge, and serves those alone whom it knows.
+    fn reach_agrees(&mut self) {
+        for (mine, near) in self.kernel.reachable() {
+            let length = if mine.is_ipv4() { 32 } else { 128 };
+            let nodad = if mine.is_ipv6() { "nodad" } else { "" };
+            let scoped = matches!(mine, IpAddr::V6(a) if vmbr::model::address::is_link_local(&a));
+            let zone = if scoped { "%eth0p" } else { "" };
+            let ping = format!("ping -n -q -c 1 -W 1 -I {near}{zone} {mine}{zone}");
+            let ask = format!(
+                "ip addr replace {near}/{length} dev eth0p {nodad}; ip route replace {mine}/{length} dev eth0p; \
+                 ip neigh flush dev eth0p; {ping} || {ping}"
+            );
+            let (said, fine) = self.wire.run(&format!("({ask})"));
+            assert!(fine, "{near} does not reach {mine} after\n{}{said}", self.told);
+            self.asked += 1;
+        }
     }
 }
 
 #[test]
 fn the_kernel_does_what_the_model_says() {
-    let cases = std::env::var("PROPTEST_CASES").map_or(8, |n| n.parse::<usize>().unwrap().min(200));
+    let cases = std::env::var("PROPTEST_CASES").map_or(6, |n| n.parse::<usize>().unwrap().min(60));
     let mut runner = TestRunner::deterministic();
     let (uplink, bridge): (IfName, IfName) = ("eth0".parse().unwrap(), "br0".parse().unwrap());
-    let mut compared = 0;
+    let (mut compared, mut asked) = (0, 0);
     for _ in 0..cases {
         let history = world::histories().new_tree(&mut runner).unwrap().current();
         let mut twins = Twins::bare();
         history.iter().for_each(|op| twins.apply(op));
         let record = Record::of(twins.kernel.state(), &uplink, &bridge, "boot:1", 0).unwrap();
+        twins.reach_agrees();
         for target in [record.bridged(), record.restored()] {
             twins.told += "then\n";
             let plan = plan(twins.kernel.state(), &target);
-            plan.ops().for_each(|op| twins.apply(op));
+            for part in plan.steps.iter().flat_map(Kernel::parts) {
+                part.iter().for_each(|op| twins.apply(op));
+                // Who may be deaf, or gone.
+                let moves = |op: &Op| {
+                    matches!(
+                        op,
+                        Op::SetMaster { .. } | Op::DeleteAddress { .. } | Op::DeleteLink { .. }
+                    )
+                };
+                if part.iter().any(moves) {
+                    twins.reach_agrees();
+                }
+            }
         }
         compared += twins.compared;
+        asked += twins.asked;
     }
-    println!("{compared} operations of {cases} hosts");
+    println!("{compared} operations of {cases} hosts, {asked} questions");
     assert!(compared > 20 * cases, "only {compared} operations");
+    assert!(asked > 5 * cases, "only {asked} questions");
 }

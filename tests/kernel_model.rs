@@ -11,7 +11,7 @@
 #[path = "kernel_model/mod.rs"]
 mod model;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -240,8 +240,10 @@ fn a_prefix_route_that_shows_is_found() {
 /// What a plan could do wrong is there to be done wrong.
 #[test]
 fn the_random_hosts_have_everything() {
-    let seen = std::cell::RefCell::new(BTreeSet::new());
+    let seen = std::cell::RefCell::new(BTreeMap::new());
+    let hosts = std::cell::Cell::new(0_usize);
     on_random_hosts(|host| {
+        hosts.set(hosts.get() + 1);
         let state = host.state();
         let eth0 = "eth0".parse().unwrap();
         let addresses = state.addresses_of(&eth0);
@@ -265,18 +267,19 @@ fn the_random_hosts_have_everything() {
             ("a gateway of IPv4", host.gateway(Family::V4).is_some()),
             ("a gateway of IPv6", host.gateway(Family::V6).is_some()),
         ] {
-            let list = &mut *seen.borrow_mut();
-            list.insert((what, has));
+            *seen.borrow_mut().entry(what).or_insert(0) += usize::from(has);
         }
         Ok(())
     })
     .unwrap();
     let seen = seen.into_inner();
-    let without: Vec<_> = seen
+    println!("of {} hosts: {seen:?}", hosts.get());
+    // What is wrong with a thing that hardly a host has is found by chance.
+    let rare: Vec<_> = seen
         .iter()
-        .filter(|(what, has)| !has && !seen.contains(&(*what, true)))
+        .filter(|(_, count)| **count * 40 < hosts.get())
         .collect();
-    assert!(without.is_empty(), "no host has {without:?}");
+    assert!(rare.is_empty(), "few of {} hosts have {rare:?}", hosts.get());
 }
 
 /// Whether the property finds a fault in what `spoil` makes of each plan.

@@ -15,6 +15,9 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::wait::{WaitStatus, waitpid};
+
+use common::strike::Tracee;
 use common::{run, wait_until};
 use host::{Host, State};
 
@@ -127,6 +130,57 @@ fn a_carrier_that_comes_and_goes_in_the_middle() {
         assert_eq!(down.code(), 0, "round {round}: {down:?}");
         host.ping_both_ways(V4, V6);
         before.assert_same(&host.state());
+    }
+}
+
+/// The NIC is set down and up while a change is at work, by someone or by its
+/// driver. The kernel takes its routes and its IPv6 addresses then, and gives
+/// none of them back: vmbr does, which has them written down.
+#[test]
+fn a_nic_that_goes_down_and_up_in_the_middle() {
+    for (args, moments) in [
+        (["up", "eth0"], ["netlink new link", "netlink flip"]),
+        (["down", "br0"], ["netlink new route", "netlink flip"]),
+    ] {
+        let host = Host::new("down-and-up", STATIC);
+        host.vmbr(&["up", "eth0"]).ok();
+        host.vmbr(&["down"]).ok();
+        let before = host.state();
+        for kind in moments {
+            if args[0] == "down" {
+                host.vmbr(&["up", "eth0"]).ok();
+            }
+            let log = host.records().join("said");
+            let state_dir = host.records().to_str().unwrap();
+            let program = [
+                env!("CARGO_BIN_EXE_vmbr"),
+                "--state-dir",
+                state_dir,
+                args[0],
+                args[1],
+            ];
+            let mut tracee = Tracee::start(&host.ns, &log, &program);
+            while !tracee.next_change().unwrap().starts_with(kind) {}
+            host.sh("ip link set eth0 down; ip link set eth0 up");
+            let ended = waitpid(tracee.release(None), None).unwrap();
+            let said = fs::read_to_string(&log).unwrap();
+            let WaitStatus::Exited(_, code @ (0 | 1)) = ended else {
+                panic!("{kind}: {ended:?}: {said}");
+            };
+            host.settle();
+            host.ping_both_ways(V4, V6);
+            let found = whole(&before, &host.state());
+            assert!(found.is_empty(), "{args:?} at {kind}: {found:?}; {said}");
+            let bridged = host.ns.link("br0").is_some();
+            assert_eq!(
+                bridged,
+                (args[0] == "up") == (code == 0),
+                "{args:?} at {kind}: {said}"
+            );
+            if bridged {
+                host.vmbr(&["down"]).ok();
+            }
+        }
     }
 }
 

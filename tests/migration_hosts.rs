@@ -315,3 +315,25 @@ fn nic_down() {
     assert_eq!(down.code(), 0, "{down:?}");
     before.assert_same(&host.state());
 }
+
+/// Addresses of one IPv6 prefix, one of which ends: the kernel makes one route
+/// for them, which does not.
+#[test]
+fn nic_down_with_addresses_that_share_a_prefix() {
+    let host = Host::new(
+        "nic-down-shared",
+        "sysctl -qw net.ipv6.conf.eth0.addr_gen_mode=1
+         ip link set eth0 up
+         ip link set eth0 down
+         ip addr add 192.0.2.21/24 dev eth0
+         ip addr add 2001:db8::21/64 dev eth0 nodad
+         ip addr add 2001:db8::22/64 dev eth0 nodad valid_lft 5000 preferred_lft 4000",
+    );
+    let up = host.vmbr(&["up", "eth0"]);
+    assert_eq!(up.code(), 0, "{up:?}");
+    for address in ["2001:db8::21", "2001:db8::22"] {
+        host.ping_both_ways(V4, Some(address));
+    }
+    let down = host.vmbr(&["down"]);
+    assert_eq!(down.code(), 0, "{down:?}");
+}

@@ -29,8 +29,9 @@ fn bare() -> (Host, Machine) {
 
 /// Asserts that `up` is refused because of a client's lease: its name and the
 /// end are said.
-fn refused(host: &Host, machine: &Machine, client: &str, end: &str) {
+fn refused(host: &Host, machine: &Machine, client: &str, end: &str, remedy: &str) {
     machine.until("ip -4 addr show dev eth0 | grep -q 'inet 192.0.2.1'");
+    machine.until("ip -4 route show default | grep -q eth0");
     let list = machine.sh("ip -4 -o addr show dev eth0");
     let address = list.split_whitespace().nth(3).unwrap();
     let address = address.split('/').next().unwrap();
@@ -39,7 +40,7 @@ fn refused(host: &Host, machine: &Machine, client: &str, end: &str) {
         &format!("eth0 is managed by {client} (process "),
         &format!("has leased {address}"),
         end,
-        "vmbr cannot hand a lease over yet",
+        remedy,
     ] {
         assert!(said.contains(part), "no '{part}' in: {said}");
     }
@@ -50,30 +51,101 @@ fn dry_run(host: &Host, machine: &Machine) -> String {
     machine.vmbr(host, &["up", "eth0", "--dry-run"]).ok()
 }
 
+/// Asserts that a lease of dhclient would move along.
+fn would_move(host: &Host, machine: &Machine) {
+    machine.until("ip -4 addr show dev eth0 | grep -q 'inet 192.0.2.1'");
+    let said = dry_run(host, machine);
+    for part in [
+        "eth0 is managed by dhclient (process ",
+        "(from 192.0.2.1), which ends in ",
+        ": it is given the bridge instead",
+        "\nkill -9 ",
+    ] {
+        assert!(said.contains(part), "no '{part}' in: {said}");
+    }
+}
+
 #[test]
-fn a_lease_of_dhclient_is_refused() {
+fn a_lease_of_dhclient_is_refused_where_its_file_is_not_to_be_used() {
     let (host, machine) = bare();
     let _server = dhcp_server(&host.lan);
     machine.sh("dhclient -4 -pf /run/dhclient.pid eth0");
-    refused(&host, &machine, "dhclient", "(from 192.0.2.1), which ends in ");
-    // Its file is not needed: that it runs, and the kernel's word, suffice.
-    for file in [
-        "rm -f $F; mkfifo $F",
-        "rm -f $F; ln -s /dev/zero $F",
-        "rm -f $F; head -c 3000000 /dev/urandom >$F",
-        "rm -f $F; yes 'lease {' | head -c 900000 >$F",
-        "rm -f $F; printf 'lease {\\n  interface \"eth0\";\\n  fixed-address 192.0.2.1' >$F",
+    would_move(&host, &machine);
+    machine.sh("cp -p /var/lib/dhcp/dhclient.leases /run/good");
+    for (file, why) in [
+        ("rm -f $F", "its lease file is not there"),
+        ("rm -f $F; mkfifo $F", "its lease file is not there"),
+        ("rm -f $F; ln -s /dev/zero $F", "its lease file is not there"),
+        (
+            "rm -f $F; head -c 3000000 /dev/urandom >$F",
+            "its lease file is not there",
+        ),
+        (
+            "cp -p /run/good $F; chown 65534 $F",
+            "or others than root can write it",
+        ),
+        (
+            "cp -p /run/good $F; chmod 666 $F",
+            "or others than root can write it",
+        ),
+        (
+            "rm -f $F; head -c 30000 /dev/urandom >$F",
+            "its lease file is malformed",
+        ),
+        (
+            "rm -f $F; yes 'lease {' | head -c 900000 >$F",
+            "its lease file is malformed",
+        ),
+        (
+            "rm -f $F; printf 'lease {\\n  interface \"eth0\";\\n  fixed-address 192.0.2.1' >$F",
+            "its lease file is malformed",
+        ),
+        (
+            "rm -f $F; sed s/eth0/eth1/ /run/good >$F",
+            "has not the lease that the host lives on",
+        ),
     ] {
         machine.sh(&format!("F=/var/lib/dhcp/dhclient.leases; {file}"));
         let began = Instant::now();
-        refused(&host, &machine, "dhclient", ", which ends in ");
-        assert!(began.elapsed() < Duration::from_secs(5), "{file}");
+        refused(&host, &machine, "dhclient", ", which ends in ", "kill -9");
+        assert!(machine.refused(&host).contains(why), "{file}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{file}");
     }
     // Ended, it is forgotten: the address runs out, and that is said.
-    machine.sh("dhclient -x -pf /run/dhclient.pid eth0");
+    machine.sh("rm -f /var/lib/dhcp/dhclient.leases; dhclient -x -pf /run/dhclient.pid eth0");
     machine.until("! pidof dhclient");
     let said = dry_run(&host, &machine);
     assert!(said.contains("nobody is known who renews 192.0.2.1"), "{said}");
+}
+
+/// One that serves others as well, one that somebody starts again, and one
+/// whose script others can write.
+#[test]
+fn a_dhclient_that_is_not_for_the_nic_alone_is_refused() {
+    let (host, machine) = bare();
+    let _server = dhcp_server(&host.lan);
+    machine.sh("ip link set eth1 up");
+    host.settle();
+    for (start, remedy) in [
+        (
+            "dhclient -4 -nw eth0 eth1",
+            "give each device a dhclient of its own",
+        ),
+        ("dhclient -4 -nw", "give each device a dhclient of its own"),
+        (
+            "cp /sbin/dhclient-script /run/script; chmod 777 /run/script; dhclient -4 -sf /run/script eth0",
+            "see -sf in its command line",
+        ),
+        (
+            "printf 'while :; do dhclient -4 -d eth0; done' >/run/keep; setsid --fork sh /run/keep >/dev/null 2>&1 </dev/null; sleep 0.5",
+            "it is kept running by process ",
+        ),
+    ] {
+        machine.sh(&format!("rm -f /var/lib/dhcp/*; {start}"));
+        refused(&host, &machine, "dhclient", ", which ends in ", remedy);
+        machine
+            .sh("pkill -9 -f '^sh /run/[k]eep' || :; kill -9 $(pidof dhclient); ip addr flush dev eth0 scope global");
+    }
 }
 
 /// Asserts that a lease of dhcpcd is refused, which is started so.
@@ -166,7 +238,13 @@ fn a_lease_of_udhcpc_is_kept_or_refused() {
     }
     // Which of two it has leased it does not say.
     machine.sh("ip addr add 198.51.100.7/24 dev eth0");
-    refused(&host, &machine, "udhcpc", "whose end is not known");
+    refused(
+        &host,
+        &machine,
+        "udhcpc",
+        "whose end is not known",
+        "vmbr cannot hand a lease over yet",
+    );
     machine.sh("ip addr del 198.51.100.7/24 dev eth0");
     end();
     assert!(!dry_run(&host, &machine).contains("warning"));
@@ -198,7 +276,7 @@ fn ifupdown_is_no_daemon_but_its_client_is() {
     host.ping_both_ways(Some("192.0.2.21"), None);
     machine.vmbr(&host, &["down"]).ok();
     machine.sh("ifdown eth0; ifup eth0=leased");
-    refused(&host, &machine, "dhclient", "(from 192.0.2.1), which ends in ");
+    would_move(&host, &machine);
 }
 
 /// An end of an address says nothing of who gave it; its protocol does.

@@ -12,6 +12,9 @@ mod host;
 #[path = "common/machine.rs"]
 mod machine;
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::run;
@@ -85,6 +88,74 @@ fn the_bridge_gets_the_zone_of_the_uplink() {
     assert_eq!(zone(&machine, "br0"), "", "down forgets it");
     assert_eq!(zone(&machine, "eth0"), "work");
     assert!(answers(&host), "after");
+}
+
+/// Answers what comes to port 5070.
+const ECHO: &str = "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('192.0.2.21', 5070))
+while True:
+    s.sendto(*s.recvfrom(64))";
+
+/// Asks that port, each time from another one of its own, so that the firewall
+/// decides anew; until it is told to end. Says how many had no answer.
+const ASK: &str = "
+import resource, select, socket, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+asked = []
+print('begun', flush=True)
+while len(asked) < 8000 and not select.select([sys.stdin], [], [], 0.003)[0]:
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.connect(('192.0.2.21', 5070))
+    try: s.send(b'hello')
+    except OSError: pass
+    asked.append(s)
+time.sleep(0.5)
+def silent(s):
+    s.setblocking(False)
+    try: return s.recv(64) != b'hello'
+    except OSError: return True
+print(len(asked), sum(map(silent, asked)))";
+
+/// The zone is there before the network comes by the bridge, and until it no
+/// longer does: a new connection is let in at any time.
+#[test]
+fn the_firewall_lets_in_all_the_way() {
+    let (host, machine) = host();
+    firewalld(&machine);
+    machine
+        .sh("firewall-cmd --zone=work --change-interface=eth0; firewall-cmd --zone=work --add-port=5070/udp");
+    machine.start("python3", &["-c", ECHO]);
+    machine.until("grep -q :13CE /proc/net/udp");
+    let ask = |change: &dyn Fn()| -> (u32, u32) {
+        let mut command = host.lan.command("python3");
+        command
+            .args(["-c", ASK])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut asking = command.spawn().unwrap();
+        let mut said = BufReader::new(asking.stdout.take().unwrap()).lines();
+        assert_eq!(said.next().unwrap().unwrap(), "begun");
+        sleep(Duration::from_millis(300));
+        change();
+        sleep(Duration::from_millis(300));
+        drop(asking.stdin.take());
+        let counted = said.next().unwrap().unwrap();
+        asking.wait().unwrap();
+        let (asked, silent) = counted.split_once(' ').unwrap();
+        (asked.parse().unwrap(), silent.parse().unwrap())
+    };
+    for args in [["up", "eth0"], ["down", "br0"]] {
+        let (asked, silent) = ask(&|| drop(machine.vmbr(&host, &args).ok()));
+        assert!(
+            asked > 100 && silent <= 2,
+            "{args:?}: {silent} of {asked} were not let in"
+        );
+    }
+    // In no zone that lets them in, they are not.
+    let (_, silent) = ask(&|| drop(machine.sh("firewall-cmd --zone=work --remove-port=5070/udp")));
+    assert!(silent > 20, "{silent}: the firewall lets everyone in");
 }
 
 /// Nothing comes in by the bridge: `up` goes back, and the zone with it.

@@ -166,7 +166,7 @@ fn a_network_manager_that_cannot_be_asked_is_judged_by_its_notes() {
         dry.stderr.contains("the system's D-Bus did not answer in time"),
         "{dry:?}"
     );
-    assert!(took.as_secs_f64() < 3.0, "{took:?}");
+    assert!(took.as_secs_f64() < 8.0, "{took:?}");
 }
 
 fn networkd(machine: &Machine, network: &str) {
@@ -179,12 +179,14 @@ fn networkd(machine: &Machine, network: &str) {
     machine.until("grep -qE 'ADMIN_STATE=(configured|unmanaged)' /run/systemd/netif/links/$(cat /sys/class/net/eth0/ifindex)");
 }
 
+/// Where it cannot be told: how it is given the bridge is in
+/// handover_networkd.rs.
 #[test]
-fn a_lease_of_networkd_is_refused() {
+fn a_networkd_without_a_bus_is_refused() {
     let host = bare();
     let _server = dhcp_server(&host.lan);
-    let machine = Machine::with_bus(&host.ns);
-    networkd(&machine, "[Network]\\nDHCP=ipv4");
+    let machine = Machine::new(&host.ns);
+    networkd(&machine, "[Network]\\nDHCP=ipv4\\nLinkLocalAddressing=no");
     let address = leased(&machine);
     let said = machine.refused(&host);
     names_the_lease(
@@ -193,15 +195,18 @@ fn a_lease_of_networkd_is_refused() {
         &address,
         "(from 192.0.2.1), which ends in ",
     );
+    assert!(said.contains("there is no D-Bus to tell it by"), "{said}");
 }
 
 /// It would put its addresses on the port; ended, it leaves them.
 #[test]
-#[ignore = "networkd takes ten seconds for a fixed address"]
-fn addresses_of_networkd_are_refused_until_it_ends() {
+fn addresses_of_a_networkd_without_a_bus_are_refused_until_it_ends() {
     let host = bare();
-    let machine = Machine::with_bus(&host.ns);
-    networkd(&machine, "[Network]\\nAddress=192.0.2.21/24\\nGateway=192.0.2.1");
+    let machine = Machine::new(&host.ns);
+    networkd(
+        &machine,
+        "[Network]\\nAddress=192.0.2.21/24\\nGateway=192.0.2.1\\nLinkLocalAddressing=no",
+    );
     let said = machine.refused(&host);
     assert!(said.contains("10-eth0.network"), "{said}");
     assert!(said.contains("it puts its addresses on the port"), "{said}");

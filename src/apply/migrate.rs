@@ -6,7 +6,7 @@ use std::io;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::handover::HandoverError;
-use crate::model::{HostState, Network};
+use crate::model::{HostState, IfName, Network};
 use crate::netlink::changes::Changes;
 use crate::netlink::dump;
 use crate::plan::{Plan, Stage, Target, plan, verify};
@@ -36,10 +36,16 @@ pub enum MigrateError {
     /// Someone else changed what was to be moved, this of it, before anything
     /// was taken away.
     Restless(String),
+    /// The device that carried what was to be moved was set down, and lost it,
+    /// before anything was taken away.
+    Fell(IfName),
     /// All was done, but what was reached before does not answer.
     Unverified(String),
     /// All was done, but who configured the old holder would not take the new.
     NotHandedOver(HandoverError),
+    /// All was done, but guests came meanwhile to the bridge that was to go:
+    /// these.
+    Joined(String),
     /// All was done, but that could not be written down.
     Unwritten(io::Error),
 }
@@ -53,8 +59,13 @@ impl std::fmt::Display for MigrateError {
                 f,
                 "the host's network does not hold still: {what} changed in the middle"
             ),
+            Self::Fell(dev) => write!(
+                f,
+                "{dev} was set down in the middle, and lost its routes with that"
+            ),
             Self::Unverified(sentence) => f.write_str(sentence),
             Self::NotHandedOver(error) => error.fmt(f),
+            Self::Joined(names) => write!(f, "guests came to the bridge meanwhile: {names}"),
             Self::Unwritten(error) => write!(f, "cannot write the record: {error}"),
             Self::Differs(sentences) => {
                 write!(f, "the host is not as it should be: {}", sentences.join("; "))
@@ -77,7 +88,8 @@ impl std::error::Error for MigrateError {}
 ///
 /// # Errors
 /// [`MigrateError`]; the host may then be anywhere between. With
-/// [`MigrateError::Restless`] the old holder still has everything.
+/// [`MigrateError::Restless`] the old holder still has everything, with
+/// [`MigrateError::Fell`] what the kernel left it.
 pub fn reach(
     target: &Target,
     from: Option<&Network>,
@@ -157,8 +169,10 @@ fn lead<'a>(
 
 /// Whether a device still carries this.
 fn stands(live: &HostState, network: &Network) -> Result<(), MigrateError> {
-    match Network::of(live, &network.dev).change_since(network) {
+    let now = Network::of(live, &network.dev);
+    match now.change_since(network) {
         None => Ok(()),
+        Some(_) if now.fell_since(network) => Err(MigrateError::Fell(network.dev.clone())),
         Some(what) => Err(MigrateError::Restless(format!("the {what} of {}", network.dev))),
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::handover::{self, HandoverError};
 use crate::netlink::dump;
-use crate::owners::firewall;
+use crate::owners::{firewall, udev};
 use crate::plan::record::Progress;
 use crate::plan::{Op, Plan, Record, Stage};
 
@@ -111,8 +111,12 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
             ..record.clone()
         });
     }
+    handover::pause(record);
     let target = record.rolled_back(&live, clock::since_boot().as_secs());
-    let adjust = |plan: &mut Plan| remove(plan, record, &live);
+    let adjust = |plan: &mut Plan| {
+        handover::arrange_back(record, plan);
+        remove(plan, record, &live);
+    };
     let mut attempt = 1;
     while let Err(error) = migrate::reach(&target, None, &adjust, &mut || Ok(()), &mut |_| {}) {
         if attempt == TRIES {
@@ -124,6 +128,7 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
     // Its warnings are for who waits at a terminal.
     handover::to_uplink(record).map_err(RecoverError::Held)?;
     firewall::forget(record);
+    udev::forget(record);
     if record.end.is_none() {
         // The log has it as well.
         let _ = store.note(&Rollback::of(record, reason));

@@ -14,7 +14,7 @@ use crate::apply::store::{Entry, Rollback, Store};
 use crate::apply::watchdog::Watchdog;
 use crate::handover::{self, HandoverError};
 use crate::model::{HostState, IfName, Network};
-use crate::owners::firewall;
+use crate::owners::{firewall, udev};
 use crate::plan::{Holder, Plan, Record, Refusal, Stage, Target};
 use crate::sys::syslog::Severity;
 
@@ -259,20 +259,30 @@ pub fn give_back(record: &Record) -> Result<(), Vec<HandoverError>> {
 pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError) -> Error {
     say(&format!("- going back: {cause}"));
     let bridge = &record.bridge.name;
+    if back.holder == Holder::Uplink {
+        handover::pause(record);
+    }
     let led_back = match cause {
         MigrateError::Restless(_) => migrate::stay(back),
-        _ => migrate::reach(back, None, &|_| {}, &mut || Ok(()), &mut |_| {}),
+        _ => {
+            let arrange = |plan: &mut Plan| handover::arrange_back(record, plan);
+            migrate::reach(back, None, &arrange, &mut || Ok(()), &mut |_| {})
+        }
     };
     let led_back = led_back.map_err(|error| error.to_string());
     let led_back = led_back.and_then(|()| match back.holder {
         Holder::Uplink => give_back(record).map_err(|errors| handover::sentence(&errors)),
-        Holder::Bridge => Ok(()),
+        Holder::Bridge => {
+            handover::resume(record);
+            Ok(())
+        }
     });
     let error = match led_back {
         Ok(()) => {
             let written = match back.holder {
                 Holder::Uplink => {
                     firewall::forget(record);
+                    udev::forget(record);
                     // For `status`; the log has it as well.
                     let _ = place.store.note(&Rollback::of(record, &cause.to_string()));
                     place.store.remove(bridge)
@@ -303,7 +313,7 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
 fn failed(cause: &MigrateError) -> Error {
     let message = cause.to_string();
     match cause {
-        MigrateError::Restless(_) => Error::Disturbed {
+        MigrateError::Restless(_) | MigrateError::Fell(_) => Error::Disturbed {
             message,
             remedy: SEE_WHO.into(),
         },
@@ -323,6 +333,9 @@ fn remedy_for(cause: &MigrateError) -> String {
         MigrateError::Unverified(_) => {
             return "see whether the switch, or the hypervisor, lets this host's frames through; --no-verify does not ask"
                 .into();
+        }
+        MigrateError::Joined(_) => {
+            return "stop the guests that use them, or cut them off by 'vmbr down --force'".into();
         }
         _ => return "try again; if it stays so, see what else changes this host's network".into(),
     };

@@ -9,6 +9,7 @@ use crate::apply::clock;
 use crate::apply::recover::{is_due, milliseconds_left};
 use crate::apply::watch::Watch;
 use crate::apply::watchdog::await_end_of;
+use crate::netlink::dump;
 use crate::plan::Record;
 use crate::plan::record::Progress;
 use crate::sys::syslog::Severity;
@@ -65,6 +66,16 @@ pub fn run(confirm: &Confirm, args: &Args) -> Result<(), Error> {
 
 fn keep(place: &Place, record: &Record, args: &Args) -> Result<(), Error> {
     let name = &record.bridge.name;
+    let live = dump::network().map_err(|error| Error::unreadable(&error))?;
+    if !record.is_of(&live) {
+        return Err(Error::refused(
+            format!(
+                "{name} was made for another NIC than {} is now: there is nothing to keep",
+                record.uplink.name
+            ),
+            format!("move what {name} carries by hand, then: ip link del dev {name}"),
+        ));
+    }
     let settled = Record {
         progress: Progress::Settled,
         time: clock::now(),

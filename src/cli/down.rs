@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use crate::apply::migrate::HeldSignals;
+use crate::apply::migrate::{HeldSignals, MigrateError};
 use crate::apply::{clock, recover};
 use crate::handover;
 use crate::model::{HostState, IfName, Link, Network};
 use crate::netlink::dump;
-use crate::owners::firewall;
+use crate::owners::{firewall, udev};
 use crate::plan::record::{End, Progress};
 use crate::plan::{Op, Plan, Record, Refusal, Stage, Target, plan};
 use crate::sys::syslog::Severity;
@@ -82,13 +82,17 @@ fn attempt(
         return Err(Error::Refused(refusals));
     }
     let way = target(record, live);
-    let adjust = |plan: &mut Plan| remove_guests(plan, &guests);
+    let adjust = |plan: &mut Plan| {
+        handover::arrange_back(record, plan);
+        remove_guests(plan, &guests);
+    };
     let mut planned = plan(live, &way.0);
     adjust(&mut planned);
     let commands = planned.commands().map(|c| c.to_string());
     let commands: Vec<String> = commands
         .chain(handover::commands_back(record))
         .chain(firewall::forget_command(record))
+        .chain(udev::forget_command(record))
         .collect();
     if down.dry_run {
         return Ok(commands);
@@ -105,7 +109,11 @@ fn attempt(
         }),
         ..record.clone()
     };
-    carry_out(record, changing, place, &way, &adjust, &verification, args)?;
+    let check = &mut || {
+        verification.check()?;
+        if down.force { Ok(()) } else { nobody_joined(record) }
+    };
+    carry_out(record, changing, place, &way, &adjust, check, args)?;
     Ok(commands)
 }
 
@@ -194,6 +202,21 @@ fn guests(live: &HostState, record: &Record) -> Vec<Link> {
         .collect()
 }
 
+/// Whether the bridge, about to be removed, still has no guest: one that came
+/// since the look would be cut off unasked, and nobody would know.
+fn nobody_joined(record: &Record) -> Result<(), MigrateError> {
+    let live = dump::network().map_err(MigrateError::Read)?;
+    let names: Vec<String> = guests(&live, record)
+        .iter()
+        .map(|port| port.name.to_string())
+        .collect();
+    if names.is_empty() {
+        Ok(())
+    } else {
+        Err(MigrateError::Joined(names.join(", ")))
+    }
+}
+
 fn refusals(live: &HostState, record: &Record, guests: &[Link], force: bool) -> Vec<Refusal> {
     let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
     let mut found = Vec::new();
@@ -250,12 +273,12 @@ fn carry_out(
     place: &Place,
     (target, from): &(Target, Option<Network>),
     adjust: &dyn Fn(&mut Plan),
-    verification: &Verification,
+    check: &mut dyn FnMut() -> Result<(), MigrateError>,
     args: &Args,
 ) -> Result<(), Error> {
     let _held = HeldSignals::hold();
     let (watchdog, _) = place.begin(changing)?;
-    let check = &mut || verification.check();
+    handover::pause(record);
     let reached = change::reach(target, from.as_ref(), adjust, check, args.verbose, words);
     if let Err(cause) = reached {
         let back = Target {
@@ -286,6 +309,7 @@ fn carry_out(
         });
     }
     firewall::forget(record);
+    udev::forget(record);
     if let Err(error) = place.store.remove(&record.bridge.name) {
         say(&format!(
             "warning: the record {} stays: {error}",

@@ -10,7 +10,7 @@ use crate::doctor::{self, gather};
 use crate::handover::{self, HandoverError};
 use crate::model::{HostState, IfName};
 use crate::netlink::{dump, multicast};
-use crate::owners::{self, Survey, firewall, macvlan};
+use crate::owners::{self, Survey, firewall, macvlan, udev};
 use crate::plan::record::Progress;
 use crate::plan::{Record, Refusal, Stage, plan, refuse};
 use crate::sys::syslog::Severity;
@@ -134,7 +134,7 @@ fn ready(
         Survey::default()
     };
     let in_zone = others.zone.is_some();
-    warnings.extend(doctor::before_up(live, uplink, &up.bridge, in_zone));
+    warnings.extend(doctor::before_up(live, uplink, &up.bridge, in_zone, others.udev));
     refusals.extend(others.refusals);
     warnings.extend(others.warnings);
     let record = Record::of(live, uplink, &up.bridge, &place.identity, clock::now());
@@ -149,13 +149,15 @@ fn ready(
     };
     let record = Record {
         zone: others.zone,
+        udev: others.udev,
         holds: others.holds,
         read_at: (!up.dry_run).then(|| clock::since_boot().as_secs()),
         ..record
     };
     let plan = plan(live, &record.bridged());
     let commands = plan.commands().map(|c| c.to_string());
-    let planned = firewall::carry_command(&record).into_iter().chain(commands);
+    let before = udev::announce_command(&record).into_iter();
+    let planned = before.chain(firewall::carry_command(&record)).chain(commands);
     Ok(Ready {
         told: Told {
             planned: planned.chain(handover::commands(&record)).collect(),
@@ -296,17 +298,22 @@ fn carry_out(
 ) -> Result<Done, Error> {
     let _held = HeldSignals::hold();
     let (watchdog, record) = place.begin(record.clone())?;
+    if let Err(text) = udev::announce(&record) {
+        warn(&text);
+    }
     match firewall::carry(&record) {
         Ok(done) => done.iter().for_each(|text| say(&format!("- {text}"))),
         Err(refusal) => {
             // It may be late, and yet do it.
             firewall::forget(&record);
+            udev::forget(&record);
             let _ = place.store.remove(&record.bridge.name);
             return Err(Error::Refused(vec![refusal]));
         }
     }
     if let Err(error) = handover::prepare(&record) {
         firewall::forget(&record);
+        udev::forget(&record);
         return Err(unprepared(&record, place, &error));
     }
     // One that is down gets routes of its own when it is set up.

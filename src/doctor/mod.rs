@@ -137,7 +137,13 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
 /// What an administrator should know before `uplink` becomes a port of a new
 /// `bridge`, in sentences: what bears on it, and is quick to find. `in_zone`
 /// says whether firewalld will be told of the bridge in any case.
-pub fn before_up(host: &HostState, uplink: &IfName, bridge: &IfName, in_zone: bool) -> Vec<String> {
+pub fn before_up(
+    host: &HostState,
+    uplink: &IfName,
+    bridge: &IfName,
+    in_zone: bool,
+    udev_is_told: bool,
+) -> Vec<String> {
     let mut firewall = gather::firewall(false);
     firewall
         .tables
@@ -146,7 +152,9 @@ pub fn before_up(host: &HostState, uplink: &IfName, bridge: &IfName, in_zone: bo
     let mut findings = segment::check(host, &gather::arp(host), Some(uplink));
     findings.extend(firewall.check(bridge, (false, false)));
     findings.extend(machine.check(uplink));
-    findings.extend(udev::check(&gather::link_files(), bridge));
+    if !udev_is_told {
+        findings.extend(udev::check(&gather::link_files(), bridge));
+    }
     let sentence = |finding: &Finding| format!("{}; remedy: {}", finding.message, finding.remedy);
     // What only root can see, root is told when it comes to it.
     let seen = findings

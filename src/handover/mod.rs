@@ -21,13 +21,20 @@
 //! network.
 #![forbid(unsafe_code)]
 
+mod dhclient;
+pub(crate) mod dhclient_leases;
+mod dhcpcd;
 pub mod keeper;
+mod kernel;
+mod names;
+mod networkd;
+mod resolved;
 pub mod service;
 
 use std::fmt;
 
-use crate::plan::Record;
 use crate::plan::hold::Hold;
+use crate::plan::{Plan, Record};
 
 /// How one manager is moved.
 pub trait Handover {
@@ -55,6 +62,17 @@ pub trait Handover {
     /// # Errors
     /// The manager would not; the caller leads everything back.
     fn to_bridge(&self, record: &Record) -> Result<Vec<String>, HandoverError>;
+
+    /// Arranges the plan that leads back to the uplink so that the manager sees
+    /// of it what it should.
+    fn arrange_back(&self, _plan: &mut Plan) {}
+
+    /// Keeps the manager of the bridge from what it would do by itself as soon
+    /// as the network leaves the bridge. It can be called where there is none.
+    fn pause(&self, _record: &Record) {}
+
+    /// Takes [`Self::pause`] back: the network stays on the bridge.
+    fn resume(&self, _record: &Record) {}
 
     /// Gives the manager the uplink, which carries the network now; the bridge
     /// may be gone. What the way to the bridge has left is taken away. The
@@ -96,6 +114,10 @@ pub fn sentence(errors: &[HandoverError]) -> String {
 /// The one who moves what is held.
 fn of(hold: &Hold) -> &dyn Handover {
     match hold {
+        Hold::Networkd(networkd) => networkd,
+        Hold::Resolved(resolved) => resolved,
+        Hold::Dhclient(dhclient) => dhclient,
+        Hold::Dhcpcd(dhcpcd) => dhcpcd,
         Hold::Keeper(kept) => kept,
     }
 }
@@ -136,6 +158,22 @@ pub fn to_bridge(record: &Record, report: &mut dyn FnMut(&str)) -> Result<Vec<St
         warnings.extend(manager.to_bridge(record)?);
     }
     Ok(warnings)
+}
+
+/// [`Handover::arrange_back`] of all; a plan that leads elsewhere stays as it
+/// is.
+pub fn arrange_back(record: &Record, plan: &mut Plan) {
+    record.holds.iter().for_each(|hold| of(hold).arrange_back(plan));
+}
+
+/// [`Handover::pause`] of all.
+pub fn pause(record: &Record) {
+    record.holds.iter().for_each(|hold| of(hold).pause(record));
+}
+
+/// [`Handover::resume`] of all.
+pub fn resume(record: &Record) {
+    record.holds.iter().for_each(|hold| of(hold).resume(record));
 }
 
 /// Gives the uplink of a record back to those who had it, to all of them that

@@ -57,17 +57,47 @@ pub fn start_with(
     arguments: &[impl AsRef<OsStr>],
     properties: &[String],
 ) -> io::Result<()> {
+    // What cannot be executed is known at once.
+    let mut how = vec!["--property=Type=exec".to_owned()];
+    how.extend(properties.iter().map(|property| format!("--property={property}")));
+    launch(unit, description, &how, program, arguments)
+}
+
+/// Starts a program that goes to the background by itself, at once or when it
+/// has what it needs; that is not waited for.
+///
+/// # Errors
+/// It cannot be asked for.
+pub fn start_daemon(
+    unit: &str,
+    description: &str,
+    program: &Path,
+    arguments: &[impl AsRef<OsStr>],
+) -> io::Result<()> {
+    let how = [
+        "--no-block",
+        "--property=Type=forking",
+        "--property=TimeoutStartSec=infinity",
+    ];
+    launch(unit, description, &how.map(str::to_owned), program, arguments)
+}
+
+fn launch(
+    unit: &str,
+    description: &str,
+    how: &[String],
+    program: &Path,
+    arguments: &[impl AsRef<OsStr>],
+) -> io::Result<()> {
     if is_systemds() {
         let mut command = Command::new(SYSTEMD_RUN);
         command
             .args(["--quiet", "--collect", "--no-ask-password"])
             .arg(format!("--unit={unit}"))
             .arg(format!("--description={description}"))
-            // What cannot be executed is known at once; nothing is released or
-            // run down when the unit is stopped.
-            .args(["--property=Type=exec", "--property=KillSignal=SIGKILL"])
-            .args(properties.iter().map(|property| format!("--property={property}")))
-            .arg("--")
+            .args(how)
+            // Nothing is released or run down when the unit is stopped.
+            .args(["--property=KillSignal=SIGKILL", "--"])
             .arg(program)
             .args(arguments);
         let status = quiet(&mut command).status()?;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::address::FOREVER;
+use super::address::{FOREVER, scope};
+use super::route::protocol;
 use super::slots::Slots;
 use super::{Address, Family, HostState, IfName, Neighbour, Nexthop, Route, Rule, is_default, nexthop};
 
@@ -172,6 +173,28 @@ impl Network {
         }
     }
 
+    /// Whether this is what the kernel leaves of `earlier` where the device was
+    /// set down in between: IPv4 keeps its addresses, and every route goes that
+    /// was configured, and what IPv6 has (`fib_disable_ip()`, net/ipv4/
+    /// fib_frontend.c; `addrconf_ifdown()`, net/ipv6/addrconf.c). Nobody wanted
+    /// any of it gone.
+    pub fn fell_since(&self, earlier: &Self) -> bool {
+        let of = |network: &Self, family| -> Vec<Address> {
+            let own = network.addresses.iter().filter(|a| a.family() == family);
+            let set = own.filter(|a| a.is_permanent() && a.scope != scope::LINK);
+            set.cloned().collect()
+        };
+        let configured = |network: &Self| {
+            let made = [protocol::KERNEL, protocol::RA];
+            let routes = network.routes.iter().filter(|r| !made.contains(&r.protocol));
+            routes.count() + network.nexthops.len() + of(network, Family::V6).len()
+        };
+        let (now, then) = (of(self, Family::V4), of(earlier, Family::V4));
+        all_alike(&now, &then, |(now, then)| now.same_content(then))
+            && configured(self) == 0
+            && configured(earlier) > 0
+    }
+
     /// Whether there is nothing to move: no address, route, nexthop object,
     /// rule or configured neighbour.
     pub fn is_bare(&self) -> bool {
@@ -265,5 +288,30 @@ mod tests {
         ] {
             assert_eq!(network(&changed).change_since(&before), Some("addresses"));
         }
+    }
+
+    #[test]
+    fn what_a_device_loses_when_it_is_set_down() {
+        let network = |addresses: &[Address]| Network {
+            dev: "eth0".parse().unwrap(),
+            addresses: addresses.to_vec(),
+            routes: Vec::new(),
+            nexthops: Vec::new(),
+            neighbours: Vec::new(),
+            rules: Vec::new(),
+            sysctls: Sysctls::new(),
+        };
+        let (v4, v6) = (
+            address("192.0.2.21", FOREVER, FOREVER),
+            address("2001:db8::21", FOREVER, FOREVER),
+        );
+        let before = network(&[v4.clone(), v6.clone()]);
+        let (only_v4, only_v6) = (network(&[v4]), network(&[v6]));
+        assert!(only_v4.fell_since(&before));
+        // Someone has taken this, or nothing was lost.
+        assert!(!only_v6.fell_since(&before));
+        assert!(!network(&[]).fell_since(&before));
+        assert!(!before.fell_since(&before));
+        assert!(!only_v4.fell_since(&only_v4));
     }
 }

@@ -17,6 +17,11 @@ pub trait Manager {
     /// Whether it manages the uplink of `scene`, and how that is known.
     fn look(&self, scene: &Scene<'_>) -> Found;
 
+    /// Whether it tells systemd-resolved by itself what a device's servers are.
+    fn feeds_resolved(&self) -> bool {
+        false
+    }
+
     /// What becomes of a lease once the uplink is a port, as the end of a
     /// sentence.
     fn fate(&self) -> &'static str;
@@ -61,8 +66,9 @@ pub struct Claim {
 /// What a manager without a lease will do; each text is the end of a sentence.
 #[derive(Debug)]
 pub enum Outlook {
-    /// It puts addresses back on the NIC by itself, and the host would be cut
-    /// off then: a reason to refuse.
+    /// A reason to refuse, also where there is a lease: it puts addresses back
+    /// on the NIC by itself, and the host would be cut off then; or it is one
+    /// that cannot be moved.
     Returns {
         /// What it does.
         fate: &'static str,
@@ -134,14 +140,12 @@ impl Claim {
         if let Some(hold) = &self.hold {
             return Ok(format!("{what}: {}", hold.fate()));
         }
-        if !leases.is_empty() {
-            return Err(Refusal::new(
+        match &self.outlook {
+            Outlook::Returns { fate, remedy } => Err(Refusal::new(format!("{what}: {fate}"), remedy)),
+            _ if !leases.is_empty() => Err(Refusal::new(
                 format!("{what}: {}", manager.fate()),
                 manager.remedy(uplink),
-            ));
-        }
-        match &self.outlook {
-            Outlook::Returns { fate, remedy } => Err(Refusal::new(format!("{who}: {fate}"), remedy)),
+            )),
             Outlook::Asks(fate) => Ok(format!("{who}, without a lease: {fate}")),
             Outlook::Waits(fate) => Ok(format!("{who}: {fate}")),
         }

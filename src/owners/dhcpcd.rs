@@ -1,19 +1,26 @@
 //! dhcpcd.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
 use crate::model::{Family, IfName};
+use crate::plan::hold::{self, Hold};
+use crate::plan::record;
 
 use super::claim::{Claim, End, Found, Lease, Manager, Outlook, fixed_address};
+use super::dhclient::{is_roots_alone, service_of};
 use super::file::{self, Kept};
-use super::process::{Process, printable};
+use super::process::{Around, Process, printable};
 use super::scene::{Scene, complete};
 
 /// Where it keeps the server's last answer for each device (dhcpcd(8)).
 const LEASES: [&str; 2] = ["/var/lib/dhcpcd", "/var/db/dhcpcd"];
-const CONFIGURATION: &str = "/etc/dhcpcd.conf";
+/// Its configuration.
+pub const CONFIGURATION: &str = "/etc/dhcpcd.conf";
+/// The word in the title of one that works for every device.
+const EVERY: &str = "[manager]";
 
 /// The manager.
 pub struct Dhcpcd;
@@ -27,7 +34,7 @@ impl Manager for Dhcpcd {
         let uplink = scene.uplink();
         let mut all = false;
         let mut evidence = None;
-        let processes = family(scene);
+        let processes = kin(scene.processes());
         for process in &processes {
             let arguments = process.said();
             let devices = devices(&arguments);
@@ -60,26 +67,47 @@ impl Manager for Dhcpcd {
         let configured = file::read(Path::new(CONFIGURATION), None)
             .and_then(|kept| fixed(&kept.text(), uplink))
             .filter(|address| scene.has(*address));
-        let outlook = match configured {
-            Some(address) => {
-                evidence.get_or_insert(format!("{CONFIGURATION} gives it {address}"));
-                Outlook::Returns {
-                    fate: "when the cable comes in again it puts its addresses on the port, and the host has its network twice",
-                    remedy: format!(
-                        "where 'persistent' stands in {CONFIGURATION} it leaves the addresses when it ends: end it ('dhcpcd -x'), then try again"
-                    ),
-                }
-            }
-            None => Outlook::Asks("it goes on asking for one, and would put the address on the port"),
+        if let Some(address) = configured {
+            evidence.get_or_insert(format!("{CONFIGURATION} gives it {address}"));
+        } else if evidence.is_none() && all {
+            let file = Path::new(LEASES[0]).join(format!("{uplink}.lease6"));
+            leases = scene.renewed(Family::V6);
+            evidence = (file.exists() && !leases.is_empty())
+                .then(|| format!("it manages every device, and has a lease for {uplink}"));
+        }
+        let Some(evidence) = evidence else {
+            return Found::default();
         };
-        let claim = evidence.map(|evidence| Claim {
-            evidence,
-            processes: processes.iter().map(|process| process.id).collect(),
-            leases,
-            outlook,
-            hold: None,
-        });
-        claim.into()
+        let held = held(scene);
+        let mut doubts = Vec::new();
+        if held.is_ok() {
+            doubts.push(format!(
+                "dhcpcd does not let see how it was started: where that was with more than the device and -4 or -6, and not by {CONFIGURATION}, 'vmbr up' and 'vmbr down' start it without"
+            ));
+        }
+        let (outlook, hold) = match held {
+            Ok(hold) => (
+                Outlook::Asks("it goes on asking on the bridge"),
+                Some(Hold::Dhcpcd(hold)),
+            ),
+            Err((fate, remedy)) if !leases.is_empty() || configured.is_some() => {
+                (Outlook::Returns { fate, remedy }, None)
+            }
+            Err(_) => (
+                Outlook::Asks("it goes on asking for one, and would put the address on the port"),
+                None,
+            ),
+        };
+        Found {
+            claims: vec![Claim {
+                evidence,
+                processes: processes.iter().map(|process| process.id).collect(),
+                leases,
+                outlook,
+                hold,
+            }],
+            doubts,
+        }
     }
 
     fn fate(&self) -> &'static str {
@@ -93,16 +121,151 @@ impl Manager for Dhcpcd {
     }
 }
 
-/// Root's processes of it, and those of its own user that are kin to them:
-/// it is one that asks, and one for each privilege.
-fn family<'a>(scene: &'a Scene<'_>) -> Vec<&'a Process> {
-    let roots: Vec<&Process> = scene.roots("dhcpcd").collect();
-    let kin = |process: &&Process| {
+/// Its processes: root's, and those of its own user that are kin to them: it
+/// is one that asks, and one for each privilege.
+fn kin(all: &[Process]) -> Vec<&Process> {
+    let roots: Vec<&Process> = all.iter().filter(|p| p.is_roots() && p.runs("dhcpcd")).collect();
+    let near = |process: &&Process| {
         let near = |root: &&Process| root.parent == process.id || root.id == process.parent;
         process.is_roots() || roots.iter().any(near)
     };
-    let all = scene.processes().iter().filter(|p| p.runs("dhcpcd"));
-    all.filter(kin).collect()
+    all.iter().filter(|p| p.runs("dhcpcd")).filter(near).collect()
+}
+
+/// One dhcpcd with all of its processes.
+#[derive(Debug, Default)]
+pub struct Instance {
+    /// They.
+    pub processes: Vec<record::Process>,
+    /// What they say they are.
+    titles: Vec<String>,
+}
+
+impl Instance {
+    /// The one that works for `dev` alone, or for every device where there is
+    /// no `dev`; one that was started a moment ago is known by an argument of
+    /// its, `mark`. Empty where there is none.
+    pub fn find(dev: Option<&IfName>, mark: Option<&str>) -> Self {
+        let around = Around::look();
+        let mut found = Self::all(&around.processes).into_iter();
+        found
+            .find(|instance| {
+                let marked = |title: &String| mark.is_some_and(|mark| title.contains(mark));
+                instance.titles.iter().any(marked) || instance.serves(dev)
+            })
+            .unwrap_or_default()
+    }
+
+    fn all(processes: &[Process]) -> Vec<Self> {
+        let mut rest = kin(processes);
+        let mut found = Vec::new();
+        while let Some(first) = rest.pop() {
+            let mut group = vec![first];
+            let mut at = 0;
+            while let Some(of) = group.get(at).copied() {
+                let is_near = |p: &&Process| p.parent == of.id || p.id == of.parent;
+                let (near, far): (Vec<&Process>, Vec<&Process>) = rest.into_iter().partition(is_near);
+                group.extend(near);
+                rest = far;
+                at += 1;
+            }
+            found.push(Self {
+                titles: group.iter().map(|process| process.said().join(" ")).collect(),
+                processes: group
+                    .iter()
+                    .filter_map(|p| record::Process::of(p.id).ok())
+                    .collect(),
+            });
+        }
+        found
+    }
+
+    /// Whether it works for this device alone, or for every one.
+    fn serves(&self, dev: Option<&IfName>) -> bool {
+        let every = self.titles.iter().any(|title| title.contains(EVERY));
+        let names = |dev: &IfName| {
+            let of = |title: &String| devices(std::slice::from_ref(title)).contains(&dev.as_str());
+            self.titles.iter().any(of)
+        };
+        dev.map_or(every, |dev| !every && names(dev))
+    }
+
+    /// `-4` or `-6`, where it keeps to one.
+    fn family(&self) -> Option<&'static str> {
+        let has = |word: &str| self.titles.iter().any(|title| title.contains(word));
+        match (has("[ip4]"), has("[ip6]")) {
+            (true, false) => Some("-4"),
+            (false, true) => Some("-6"),
+            _ => None,
+        }
+    }
+}
+
+/// The instance that has the uplink, as it can be moved; else why not, and
+/// what to do about it.
+fn held(scene: &Scene<'_>) -> Result<hold::Dhcpcd, (&'static str, String)> {
+    let uplink = scene.uplink();
+    let all = Instance::all(scene.processes());
+    let of = |dev| all.iter().filter(move |instance| instance.serves(dev));
+    let alone: Vec<&Instance> = of(Some(uplink)).collect();
+    let (instance, is_alone) = match (alone.as_slice(), of(None).next()) {
+        ([one], None) => (*one, true),
+        ([], Some(every)) => (every, false),
+        _ => {
+            return Err((
+                "several of it have a hand on the device",
+                "end all but one, then try again".into(),
+            ));
+        }
+    };
+    let Some(first) = instance.processes.first() else {
+        return Err(("it has ended meanwhile", "try again".into()));
+    };
+    let mut ids = instance.processes.iter().map(|process| process.pid);
+    if let Some(unit) = ids.find_map(|id| service_of(id, scene)) {
+        return Err((
+            "it is a service of systemd's, which vmbr cannot move yet",
+            format!(
+                "give the host a fixed address, or have it ask for {uplink} alone: systemctl disable --now {unit}, then 'dhcpcd {uplink}' (this cuts the host off for a moment)"
+            ),
+        ));
+    }
+    let program = fs::read_link(format!("/proc/{}/exe", first.pid)).ok();
+    let program = program.and_then(|path| Some(path.to_str()?.trim_end_matches(" (deleted)").to_owned()));
+    let Some(program) = program else {
+        return Err(("vmbr may not look at it", "try again as root".into()));
+    };
+    let configuration = Path::new(CONFIGURATION);
+    let unread = configuration.exists() && file::read(configuration, None).is_none();
+    if unread || !is_roots_alone(Path::new(&program)) {
+        return Err((
+            "others than root can write its program or its configuration",
+            format!("see {program} and {CONFIGURATION}, and let root alone write them"),
+        ));
+    }
+    let directory = LEASES.iter().find(|directory| Path::new(directory).is_dir());
+    let directory = directory.copied().unwrap_or(LEASES[0]);
+    let path = Path::new(directory).join(format!("{uplink}.lease"));
+    let usable = file::read(&path, None).is_some_and(|kept| {
+        let is_ours = |lease: Lease| scene.has(lease.address);
+        lease(&kept).is_some_and(is_ours)
+    });
+    if !scene.renewed(Family::V4).is_empty() && !usable {
+        return Err((
+            "its lease file is not there, malformed, or not root's alone, and another client would be another to the server",
+            format!(
+                "have it renew the lease, which writes {} ('dhcpcd -n {uplink}'), then try again",
+                path.display()
+            ),
+        ));
+    }
+    Ok(hold::Dhcpcd {
+        processes: instance.processes.clone(),
+        program,
+        alone: is_alone,
+        family: instance.family().map(str::to_owned),
+        directory: directory.to_owned(),
+    })
 }
 
 /// The devices that a process works for; none stands for every one. It writes

@@ -31,27 +31,32 @@ impl Manager for Ifupdown {
         let mut paths = vec![Path::new(INTERFACES).to_owned()];
         let more = std::fs::read_dir(MORE).into_iter().flatten().flatten();
         paths.extend(more.map(|entry| entry.path()));
+        // The files are of every network namespace, the addresses are not.
+        let has = |address: &str| address.parse().is_ok_and(|address| scene.has(address));
         for path in paths {
             let text = file::read(&path, None)
                 .map(|kept| kept.text())
                 .unwrap_or_default();
-            // The files are of every network namespace, the addresses are not.
-            let has = |address: &str| address.parse().is_ok_and(|address| scene.has(address));
-            let fixed = addresses(&text, &logical)
-                .into_iter()
-                .find(|address| has(address));
-            if let Some(address) = fixed {
-                let claim = Claim {
-                    evidence: format!("{} gives {address} to {}", path.display(), printable(&logical)),
-                    processes: Vec::new(),
-                    leases: Vec::new(),
-                    outlook: Outlook::Waits(
-                        "it is no daemon, but 'ifup' and a reboot put the address on the NIC again, and 'ifdown' takes the NIC down",
-                    ),
-                    hold: None,
-                };
-                return Some(claim).into();
-            }
+            let stanzas = stanzas(&text, &logical);
+            let fixed = stanzas.addresses.into_iter().find(|address| has(address));
+            let gives = match fixed {
+                Some(address) => address,
+                // Its client is a claim of its own.
+                None if stanzas.leased && scene.addresses.iter().any(|a| !a.is_permanent()) => {
+                    "what a DHCP client gets"
+                }
+                None => continue,
+            };
+            let claim = Claim {
+                evidence: format!("{} gives {gives} to {}", path.display(), printable(&logical)),
+                processes: Vec::new(),
+                leases: Vec::new(),
+                outlook: Outlook::Waits(
+                    "it is no daemon, but 'ifdown' takes the NIC down, and the bridge with it, and 'ifup' and a reboot put the address on the NIC again: 'vmbr down' comes before",
+                ),
+                hold: None,
+            };
+            return Some(claim).into();
         }
         Found::default()
     }
@@ -73,19 +78,32 @@ fn logical(state: &str, uplink: &IfName) -> Option<String> {
         .map(|(_, name)| name.to_owned())
 }
 
-/// The fixed addresses of a logical interface, without their lengths.
-fn addresses<'a>(text: &'a str, logical: &str) -> Vec<&'a str> {
+/// What a file says of a logical interface.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Stanzas<'a> {
+    /// Fixed addresses, without their lengths.
+    addresses: Vec<&'a str>,
+    /// Whether a DHCP client is started for it.
+    leased: bool,
+}
+
+fn stanzas<'a>(text: &'a str, logical: &str) -> Stanzas<'a> {
     let mut inside = false;
-    let mut found = Vec::new();
+    let mut found = Stanzas::default();
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
-            ["iface", name, ..] => inside = *name == logical,
+            ["iface", name, rest @ ..] => {
+                inside = *name == logical;
+                found.leased |= inside && rest.last() == Some(&"dhcp");
+            }
             [
                 "auto" | "allow-hotplug" | "mapping" | "source" | "source-directory",
                 ..,
             ] => inside = false,
-            ["address", address, ..] if inside => found.push(address.split('/').next().unwrap_or(address)),
+            ["address", address, ..] if inside => {
+                found.addresses.push(address.split('/').next().unwrap_or(address));
+            }
             _ => {}
         }
     }
@@ -100,7 +118,9 @@ mod tests {
     fn the_stanza_of_the_device_counts() {
         let text = "auto eth0\niface eth1 inet static\n address 192.0.2.9/24\niface home inet static\n\
                     \taddress 192.0.2.7/24\n address\niface home inet6 static\n address 2001:db8::7\nauto x\naddress 1\n";
-        assert_eq!(addresses(text, "home"), ["192.0.2.7", "2001:db8::7"]);
+        let home = stanzas(text, "home");
+        assert_eq!(home.addresses, ["192.0.2.7", "2001:db8::7"]);
+        assert!(!home.leased && stanzas("iface home inet dhcp\n", "home").leased);
         let eth0: IfName = "eth0".parse().unwrap();
         assert_eq!(logical("lo=lo\neth0=home\n", &eth0).as_deref(), Some("home"));
         assert_eq!(logical("eth01=home\n", &eth0), None);

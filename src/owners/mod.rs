@@ -13,31 +13,37 @@
 //! - `claim`: what a manager says of the uplink, and how that is judged.
 //! - `network_manager`, `networkd`, `dhcpcd`, `dhclient`, `udhcpc`,
 //!   `ifupdown`: one `claim::Manager` each.
+//! - `network_file`: the files of networkd.
+//! - `resolved`: systemd-resolved, which is told of devices by others.
 //! - `leftover`: a lease whose client has ended.
 //! - `sockets`: what is bound to the NIC.
 //! - [`firewall`]: firewalld, ufw, nftables and iptables.
+//! - [`udev`]: what it makes of a new bridge's MAC.
 //! - [`macvlan`]: libvirt's and Docker's use of a NIC.
 //! - `bus`, `file`, `process`: asking without waiting for ever, and
 //!   without believing what an ordinary user could have written.
 //!
-//! Nothing here changes the host, but [`firewall::carry`] and
-//! [`firewall::forget`].
+//! Nothing here changes the host, but [`firewall::carry`],
+//! [`firewall::forget`], [`udev::announce`] and [`udev::forget`].
 #![forbid(unsafe_code)]
 
 pub(crate) mod bus;
 mod claim;
 mod dhclient;
-mod dhcpcd;
+pub(crate) mod dhcpcd;
 pub(crate) mod file;
 pub mod firewall;
 mod ifupdown;
 mod leftover;
 pub mod macvlan;
+pub(crate) mod network_file;
 mod network_manager;
-mod networkd;
+pub(crate) mod networkd;
 pub(crate) mod process;
+pub(crate) mod resolved;
 mod scene;
 mod sockets;
+pub mod udev;
 mod udhcpc;
 
 use crate::model::{HostState, IfName};
@@ -58,12 +64,14 @@ pub struct Survey {
     pub notes: Vec<String>,
     /// The zone of firewalld that the bridge is to have, as the uplink has it.
     pub zone: Option<String>,
+    /// Whether a udevd will see the bridge.
+    pub udev: bool,
     /// Who is to be moved along, and how.
     pub holds: Vec<Hold>,
 }
 
 /// Looks for everything that has a hand on `uplink`, which is about to become
-/// a port of `bridge`. Asks programs of the host, and waits a second at most
+/// a port of `bridge`. Asks programs of the host, and waits some seconds at most
 /// for all of them together.
 pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
     let mut survey = Survey::default();
@@ -81,8 +89,10 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
     let mut known = Vec::new();
     let mut leased = Vec::new();
     let mut movable = Vec::new();
+    let mut feeds_resolved = false;
     for manager in managers {
         let found = manager.look(&scene);
+        feeds_resolved |= manager.feeds_resolved() && !found.claims.is_empty();
         survey.warnings.extend(found.doubts);
         movable.extend(
             found
@@ -103,6 +113,17 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
         }
     }
     survey.refusals.extend(claim::several(uplink, &movable));
+    if !feeds_resolved {
+        match resolved::look(&scene) {
+            Ok(None) => {}
+            // Whoever is moved after it may have something newer to say.
+            Ok(Some(hold)) => {
+                survey.notes.push(resolved::note(&hold, uplink));
+                survey.holds.insert(0, Hold::Resolved(hold));
+            }
+            Err(refusal) => survey.refusals.push(refusal),
+        }
+    }
     if let Some(left) = leftover::claim(&scene, &leased).filter(|_| movable.is_empty()) {
         leased.extend(left.leases.iter().map(|lease| lease.address));
         survey.notes.extend(left.left_over(uplink));
@@ -123,5 +144,6 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
     survey.refusals.extend(firewalls.refusals);
     survey.warnings.extend(firewalls.warnings);
     survey.zone = firewalls.zone;
+    survey.udev = udev::looks_after(&scene);
     survey
 }

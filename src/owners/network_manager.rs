@@ -51,6 +51,10 @@ impl Manager for NetworkManager {
         running.and_then(|process| noted(process, &why, scene)).into()
     }
 
+    fn feeds_resolved(&self) -> bool {
+        true
+    }
+
     fn fate(&self) -> &'static str {
         "its DHCP client hears nothing once the NIC is a port, so nobody would renew the lease"
     }

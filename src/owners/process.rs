@@ -59,12 +59,6 @@ impl Process {
         }
     }
 
-    /// The argument after `option`, if it is there: `-lf FILE`.
-    pub fn value_of(&self, option: &str) -> Option<&str> {
-        let at = self.arguments.iter().position(|argument| argument == option)?;
-        self.arguments.get(at + 1).map(String::as_str)
-    }
-
     /// Its command line, for a sentence.
     pub fn command(&self) -> String {
         printable(&self.arguments.join(" "))

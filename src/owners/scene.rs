@@ -8,8 +8,11 @@ use crate::model::{Address, Family, HostState, IfName, Link, address};
 use super::claim::{End, Lease};
 use super::process::{Around, Process};
 
-/// How long all the asking together may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long all the asking together may take. Who answers does so within some
+/// milliseconds; on a machine that has just booted, or is busy, a first call by
+/// D-Bus was seen to take more than a second, and a manager that is not heard
+/// is a host that is refused.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `IFAPROT_KERNEL_RA` of include/uapi/linux/if_addr.h: the kernel made the
 /// address from a router advertisement, and renews it by the next.

@@ -161,6 +161,37 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Gives the uplink the final form of its addresses and routes in the
+    /// flip's datagram, before it leaves the bridge instead of after. The old
+    /// holder's are gone then, and who watches the uplink sees the network's
+    /// last change before it sees the port leave.
+    pub fn settle_before_release(&mut self) {
+        let releases = |step: &Step| {
+            step.stage == Stage::Flip && matches!(step.ops.last(), Some(Op::SetMaster { master: None, .. }))
+        };
+        let Some(flip) = self.steps.iter().position(releases) else {
+            return;
+        };
+        let only = |op: &Op| {
+            matches!(
+                op,
+                Op::ChangeAddress { .. } | Op::AppendRoute(_) | Op::DeleteRoute(_)
+            )
+        };
+        let gives = |op: &Op| !matches!(op, Op::DeleteRoute(_));
+        let early = |step: &Step| {
+            step.stage == Stage::Settle && step.ops.iter().all(only) && step.ops.iter().any(gives)
+        };
+        let (moved, rest): (Vec<Step>, Vec<Step>) =
+            std::mem::take(&mut self.steps).into_iter().partition(early);
+        self.steps = rest;
+        if let Some(step) = self.steps.get_mut(flip) {
+            let at = step.ops.len().saturating_sub(1);
+            step.ops
+                .splice(at..at, moved.into_iter().flat_map(|step| step.ops));
+        }
+    }
+
     /// Adds operations at the end; nothing where there are none.
     pub(super) fn push(&mut self, stage: Stage, ops: Vec<Op>) {
         if !ops.is_empty() {

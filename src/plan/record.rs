@@ -3,7 +3,7 @@
 use macaddr::MacAddr6;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{HostState, IfName, Network, is_default};
+use crate::model::{Family, HostState, IfName, Network, Route, is_default};
 
 use super::hold::{Hold, Kept};
 use super::{Bridge, Holder, Target, prefix_routes};
@@ -95,6 +95,10 @@ pub struct Record {
     /// again on every way back.
     #[serde(default, skip_serializing_if = "is_default")]
     pub zone: Option<String>,
+    /// Whether a udevd was told to leave the bridge's MAC alone; it is told no
+    /// more on every way back.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub udev: bool,
     /// Who configured the uplink: they are given the bridge after the flip, and
     /// the uplink again on every way back.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -130,6 +134,7 @@ impl Record {
             confirm_by: None,
             end: None,
             zone: None,
+            udev: false,
             holds: Vec::new(),
         })
     }
@@ -139,9 +144,11 @@ impl Record {
         let mut network = self.before.moved_to(&self.bridge.name);
         if !self.uplink.up {
             // The kernel gives them to a device that is set up.
-            let made = network.addresses.iter();
-            let made = made.flat_map(|a| prefix_routes(a, &self.bridge.name));
-            network.routes.extend(made.collect::<Vec<_>>());
+            for address in network.addresses.clone() {
+                for route in prefix_routes(&address, &self.bridge.name) {
+                    gain(&mut network.routes, route);
+                }
+            }
         }
         Target {
             holder: Holder::Bridge,
@@ -209,5 +216,18 @@ impl Record {
             holder: Holder::Uplink,
             network,
         }
+    }
+}
+
+/// Adds a route that the kernel makes with an address. Addresses of one IPv6
+/// prefix share theirs, which ends only where each of them does
+/// (`fib6_add_rt2node()`).
+fn gain(routes: &mut Vec<Route>, route: Route) {
+    let shared = |other: &&mut Route| {
+        route.family() == Family::V6 && other.same_slot(&route) && other.hops == route.hops
+    };
+    match routes.iter_mut().find(shared) {
+        Some(other) => other.expires = other.expires.and(route.expires),
+        None => routes.push(route),
     }
 }

@@ -15,6 +15,8 @@ use super::{Holder, Op, Plan, Stage, Target, is_prefix_route, prefix_routes};
 /// Makes IPv6 link-local addresses: `0` from the MAC, `1` not at all, `2` and
 /// `3` stable for privacy (Documentation/networking/ip-sysctl.rst).
 pub(super) const ADDR_GEN_MODE: &str = "ipv6/conf/addr_gen_mode";
+/// Whether the kernel answers router advertisements.
+const ACCEPT_RA: &str = "ipv6/conf/accept_ra";
 const ADDR_GEN_NONE: &str = "1";
 /// Modes that make addresses from a secret: `IN6_ADDR_GEN_MODE_STABLE_PRIVACY`
 /// and `IN6_ADDR_GEN_MODE_RANDOM` (include/uapi/linux/if_link.h).
@@ -46,7 +48,7 @@ pub fn plan(live: &HostState, target: &Target) -> Plan {
     plan.push(Stage::Settle, planner.strays(&shadows));
     plan.push(Stage::Settle, planner.final_sysctls());
     plan.push(Stage::Tidy, planner.remove_bridge());
-    let seeded = |shadow: &Shadow| shadow.route.protocol == protocol::RA && shadow.must_add;
+    let seeded = |shadow: &Shadow| planner.is_kernels(shadow.route) && shadow.must_add;
     if shadows.iter().any(seeded) && planner.uplink_runs() {
         plan.push(
             Stage::Tidy,
@@ -119,6 +121,15 @@ impl<'a> Planner<'a> {
         self.live.link(dev).is_some()
     }
 
+    /// Whether a route is one that the kernel makes from advertisements, and
+    /// will make anew. It marks them as managers do that answer advertisements
+    /// themselves, but those have it ignore them.
+    fn is_kernels(&self, route: &Route) -> bool {
+        let ignored = |value: &String| value == "0";
+        let sysctls = &self.target.network.sysctls;
+        route.protocol == protocol::RA && !sysctls.get(ACCEPT_RA).is_some_and(ignored)
+    }
+
     fn uplink_is_port(&self) -> bool {
         self.live
             .link(&self.target.uplink)
@@ -154,7 +165,7 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let floor = self.floor(route, &shadows);
-            if route.protocol != protocol::RA && floor.is_none() {
+            if !self.is_kernels(route) && floor.is_none() {
                 continue;
             }
             let standing = have.near(route).find(|r| is_copy(r, route));
@@ -293,7 +304,7 @@ impl<'a> Planner<'a> {
     /// the same priority (two NICs on one network), where the first one wins.
     /// What is merely added comes behind both.
     fn stood_first(&self, route: &Route) -> bool {
-        if route.protocol == protocol::RA {
+        if self.is_kernels(route) {
             // The kernel's own comes, and where is the kernel's affair.
             return false;
         }

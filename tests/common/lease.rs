@@ -71,6 +71,11 @@ impl Server {
 
     /// Starts it (again); what it has leased it knows.
     pub fn go_on(&self) {
+        self.go_on_with(&[]);
+    }
+
+    /// The same, with arguments that it had not before.
+    pub fn go_on_with(&self, more: &[&str]) {
         let range = format!("--dhcp-range=192.0.2.100,192.0.2.110,{LEASE}");
         let mut words = vec![
             "--no-ping",
@@ -86,6 +91,7 @@ impl Server {
         ];
         words.push(&range);
         words.extend(self.more.iter().map(String::as_str));
+        words.extend(more);
         self.machine.start("dnsmasq", &words);
         self.machine.until("grep -q :0043 /proc/net/udp");
     }
@@ -146,7 +152,7 @@ impl Stream {
         let ping = |to: &&str| {
             let mut command: Command = ns.command("ping");
             command
-                .args(["-n", "-q", "-i", "0.001", to])
+                .args(["-n", "-q", "-i", "0.001", "-l", "20", to])
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped());

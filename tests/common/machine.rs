@@ -31,7 +31,7 @@ const SCRIPT: &str = "
         printf 'I:1\\nE:ID_NET_NAME=x\\nV:1\\n' >/run/udev/data/n$index
     done
     echo 0123456789abcdef0123456789abcdef >/etc/machine-id
-    for user in messagebus polkitd systemd-network dhcpcd; do
+    for user in messagebus polkitd systemd-network dhcpcd systemd-resolve; do
         id=$((id + 1))
         grep -q ^$user: /etc/passwd || echo $user:x:$((9000 + id)):$((9000 + id))::/nonexistent:/bin/false >>/etc/passwd
         grep -q ^$user: /etc/group || echo $user:x:$((9000 + id)): >>/etc/group

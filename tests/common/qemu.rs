@@ -114,7 +114,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    fn new(stream: UnixStream) -> Self {
+    /// The lines of a socket.
+    pub fn new(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         Self {
             stream: BufReader::new(stream),

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{Namespace, wait_until};
@@ -57,6 +57,14 @@ impl Udev {
         };
         assert!(wait_until(Duration::from_secs(10), listens), "{}", udev.log());
         udev
+    }
+
+    /// A command that will run where the daemon does, with its /run.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.child.id().to_string(), "--mount", "--net", "--"]);
+        command.arg(program);
+        command
     }
 
     /// What it said.

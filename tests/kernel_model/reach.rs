@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use vmbr::model::route::{kind, table};
-use vmbr::model::{Address, Family, IfName, Link, Prefix, Route};
+use vmbr::model::{Address, Family, Hop, IfName, Link, Prefix, Route};
 
 use super::Kernel;
 use super::world::UPLINK;
@@ -71,6 +71,13 @@ impl Kernel {
         let way = self.lookup(to, &UPLINK.parse().unwrap())?;
         let hop = &way.hops[0];
         hop.via.filter(|_| self.is_on_wire(hop.dev.as_ref().unwrap()))
+    }
+
+    /// The hops by which something is sent; none where there is no way. Which
+    /// one of several is taken is no matter here.
+    pub fn ways(&self, to: IpAddr) -> &[Hop] {
+        let way = self.lookup(to, &UPLINK.parse().unwrap());
+        way.map_or(&[], |route| &route.hops)
     }
 
     /// What is sent by the device gets to the uplink's wire. A port still

@@ -152,7 +152,7 @@ fn routes(dev: IfName) -> impl Strategy<Value = Route> {
     let source = prop::option::weighted(0.3, 10u8..16);
     // A gateway on the link by word alone, a second one, another table.
     let odd = (
-        prop::bool::weighted(0.15),
+        prop::bool::weighted(0.25),
         prop::bool::weighted(0.15),
         prop::bool::weighted(0.2),
     );
@@ -248,10 +248,59 @@ fn deeds() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// What most hosts have: an address and a default route a family, and of IPv4
+/// a second address of the same network, or a second hop.
+fn ordinary() -> impl Strategy<Value = Vec<Op>> {
+    let often = || prop::option::weighted(0.7, 10u8..16);
+    let sometimes = || prop::bool::weighted(0.2);
+    let v4 = (often(), sometimes(), sometimes(), 0u32..3).prop_map(|(host, second, hops, metric)| {
+        let mut deeds = Vec::new();
+        let mut add = |host: u8| {
+            deeds.push(Op::AddAddress {
+                dev: dev(UPLINK),
+                address: address([10, 0, 1, host].into(), 24),
+            });
+        };
+        let Some(host) = host else {
+            return deeds;
+        };
+        add(host);
+        if second {
+            add(host + 10);
+        }
+        let to = Prefix::containing([0, 0, 0, 0].into(), 0);
+        let mut default = route(to, &dev(UPLINK), Some([10, 0, 1, 1].into()));
+        default.metric = metric;
+        if hops {
+            let mut hop = default.hops[0].clone();
+            hop.via = Some([10, 0, 1, 2].into());
+            default.hops.push(hop);
+        }
+        deeds.push(Op::AppendRoute(default));
+        deeds
+    });
+    let v6 = (often(), 0u32..3).prop_map(|(host, metric)| {
+        let Some(host) = host else {
+            return Vec::new();
+        };
+        let ip: IpAddr = [0x2001, 0xdb8, 0, 1, 0, 0, 0, u16::from(host)].into();
+        let to = Prefix::containing([0u16; 8].into(), 0);
+        let mut default = route(to, &dev(UPLINK), Some([0xfe80, 0, 0, 0, 0, 0, 0, 1].into()));
+        default.metric = 1000 + metric * 10;
+        let address = Op::AddAddress {
+            dev: dev(UPLINK),
+            address: address(ip, 64),
+        };
+        vec![address, Op::AppendRoute(default)]
+    });
+    (v4, v6).prop_map(|(v4, v6)| [v4, v6].concat())
+}
+
 /// What was done to a bare host. Left out are hosts with a gateway that is on
 /// no link any more: no program could add its route again.
 pub fn histories() -> impl Strategy<Value = Vec<Op>> {
-    prop::collection::vec(deeds(), 0..12)
+    (ordinary(), prop::collection::vec(deeds(), 0..12))
+        .prop_map(|(before, deeds)| [before, deeds].concat())
         .prop_filter("a gateway on no link", |h| host(h).gateways_are_on_links())
 }
 

@@ -1,4 +1,12 @@
 //! ufw: its own rules, which it alone should change.
+//!
+//! They are not carried. A rule that `ufw` adds is one of the host's files and
+//! outlives a reboot, which the bridge does not. One that is put into ufw's
+//! chains beside it is gone with ufw's next `insert`, `delete` or `reload`,
+//! which build the chains anew (seen with ufw 0.36), and with it the way into
+//! the host, days later. One in front of ufw's chains comes before what ufw
+//! denies first, and goes on when the administrator takes back the rule that it
+//! was made of.
 
 use std::path::Path;
 

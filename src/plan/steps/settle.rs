@@ -44,7 +44,7 @@ impl Planner<'_> {
 
     /// IPv6 routes at the metrics that they keep.
     pub(super) fn final_routes(&self, shadows: &[Shadow]) -> Vec<Op> {
-        let keeps_shadow = |s: &&Shadow| s.route.protocol == protocol::RA;
+        let keeps_shadow = |s: &&Shadow| self.is_kernels(s.route);
         let last = shadows.iter().filter(|s| {
             !keeps_shadow(s) && !self.comes_with_address_v6(s.route) && !self.stood_first(s.route)
         });
@@ -61,7 +61,7 @@ impl Planner<'_> {
         let have = Slots::of(&self.have.routes);
         let other_end = |wanted: &Route| {
             // A router's are the kernel's affair.
-            let other = |r: &&Route| same_but_end(r, wanted) && !r.same(wanted) && r.protocol != protocol::RA;
+            let other = |r: &&Route| same_but_end(r, wanted) && !r.same(wanted) && !self.is_kernels(r);
             let old = have.near(wanted).find(other)?;
             Some(vec![
                 Op::DeleteRoute(old.clone()),
@@ -76,7 +76,7 @@ impl Planner<'_> {
         let network = &self.target.network;
         let mut routes: Vec<Route> = shadows
             .iter()
-            .filter(|s| s.must_add && s.route.protocol != protocol::RA)
+            .filter(|s| s.must_add && !self.is_kernels(s.route))
             .map(|s| s.copy.clone())
             .chain(
                 self.have
@@ -120,7 +120,7 @@ impl Planner<'_> {
         if self.wanted_routes.near(route).any(|r| same_but_end(r, route)) {
             return false;
         }
-        if route.protocol == protocol::RA {
+        if self.is_kernels(route) {
             // A copy goes when the kernel has the route itself, or a better
             // metric's; the kernel's own routes are its own affair.
             let original = network
@@ -139,7 +139,7 @@ impl Planner<'_> {
         let learned = learned && !network.routes.iter().any(|wanted| is_copy(route, wanted));
         let kept = shadows
             .iter()
-            .any(|s| s.route.protocol == protocol::RA && s.copy.same(route));
+            .any(|s| self.is_kernels(s.route) && s.copy.same(route));
         !learned && !kept
     }
 

@@ -1,37 +1,10 @@
-//! What a network manager holds of the uplink, as it is written down: enough
-//! to give it to the bridge, and to give it back.
+//! A lease that nobody could be given.
 
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::Process;
-
-/// How one manager's hand is moved from the uplink to the bridge and back.
-///
-/// A value that is made before anything is touched, and a part of the
-/// [`Record`](super::Record): whoever leads the host back after a crash has
-/// nothing else. Names of units, files and profiles that the way makes are
-/// therefore chosen here, or derived from the bridge's name, never made up on
-/// the way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "manager", rename_all = "kebab-case")]
-pub enum Hold {
-    /// A lease that vmbr's own keeper renews on the bridge.
-    Keeper(Kept),
-}
-
-impl Hold {
-    /// What becomes of the uplink's manager, as the end of a sentence.
-    pub fn fate(&self) -> &'static str {
-        match self {
-            Self::Keeper(kept) if kept.client.is_some() => {
-                "it is stopped (SIGSTOP) while the bridge has the network, and a lease keeper of vmbr's stays running and renews the lease in its place"
-            }
-            Self::Keeper(_) => "a lease keeper of vmbr's stays running and renews the lease on the bridge",
-        }
-    }
-}
+use crate::plan::record::Process;
 
 /// A lease that vmbr's own keeper renews, and who has renewed it before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,20 @@
+//! What systemd-networkd holds.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+/// What systemd-networkd is told of the bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkdHold {
+    /// The file by which it configures the uplink.
+    pub file: String,
+    /// The sections of a file for the bridge, without its `[Match]`, with the
+    /// uplink's name where they name the device.
+    pub sections: String,
+    /// What the names of the files begin with that it is given.
+    pub prefix: String,
+    /// The IPv4 address that a server has leased to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leased: Option<Ipv4Addr>,
+}

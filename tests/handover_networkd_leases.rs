@@ -1,0 +1,221 @@
+//! What becomes of systemd-networkd's lease on the bridge with time: renewals,
+//! a daemon that is started anew or killed, a server that is silent or gives
+//! another address. Each waits for leases of two minutes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at the first surprise"
+)]
+
+mod common;
+#[path = "common/host.rs"]
+mod host;
+#[path = "common/lease.rs"]
+mod lease;
+#[path = "common/machine.rs"]
+mod machine;
+#[path = "common/networkd.rs"]
+mod networkd;
+
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lease::{LEASE, Monitor, Server, Stream};
+use networkd::{
+    DHCP, DHCP4, OWN, address, clients, configured, defaults, files, host, managed, nothing_went, start, told,
+};
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// Asserts that the server's lease of an address is alive, and not an old one.
+fn is_held(server: &Server, local: &str) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let end = server.lease(local).end;
+    assert!(
+        end > now + LEASE / 4,
+        "the lease of {local} ends at {end}, it is {now}"
+    );
+}
+
+#[test]
+#[ignore = "waits past three leases, seven minutes"]
+fn a_lease_of_networkd_is_renewed_on_the_bridge_and_after_it() {
+    let host = host();
+    let server = Server::both(&host.lan);
+    let machine = managed(&host, DHCP);
+    machine.until("ip -6 addr show dev eth0 | grep -q /128");
+    machine.until("! ip addr show dev eth0 | grep -q tentative");
+    let local = address(&host, "eth0");
+    let known = clients(&server);
+    for (args, device, wait) in [
+        (&["up", "eth0"][..], "br0", 2 * LEASE + 20),
+        (&["down"], "eth0", LEASE + 20),
+    ] {
+        let stream = Stream::start(&host.ns, &["192.0.2.1", "2001:db8::1"]);
+        let monitor = Monitor::start(&host.ns);
+        machine.vmbr(&host, args).ok();
+        sleep(seconds(2));
+        stream.assert_lost_at_most(1);
+        let stream = Stream::start(&host.ns, &["192.0.2.1", "2001:db8::1"]);
+        sleep(seconds(wait));
+        stream.assert_lost_at_most(0);
+        nothing_went(&monitor.end(), device);
+        assert_eq!(address(&host, device), local);
+        is_held(&server, &local);
+        assert_eq!(clients(&server), known);
+        for family in ["-4", "-6"] {
+            assert_eq!(defaults(&host, family), [(device.to_owned(), 100)]);
+        }
+    }
+    assert_eq!(files(&machine), format!("./{OWN} "));
+}
+
+#[test]
+#[ignore = "waits past a lease, three minutes"]
+fn a_networkd_that_is_started_anew_or_killed_keeps_the_bridges_lease() {
+    let host = host();
+    let server = Server::both(&host.lan);
+    let machine = managed(&host, DHCP);
+    machine.until("ip -6 addr show dev eth0 | grep -q /128");
+    machine.until("! ip addr show dev eth0 | grep -q tentative");
+    let local = address(&host, "eth0");
+    let known = clients(&server);
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    let stream = Stream::start(&host.ns, &["192.0.2.1", "2001:db8::1"]);
+    let monitor = Monitor::start(&host.ns);
+    for signal in ["TERM", "KILL"] {
+        machine.sh(&format!("kill -{signal} $(pidof systemd-networkd)"));
+        machine.until("! pidof systemd-networkd");
+        sleep(seconds(10));
+        start(&machine);
+        configured(&machine, "br0");
+        sleep(seconds(5));
+    }
+    assert_eq!(told(&machine, "eth0", "ADMIN_STATE"), "unmanaged");
+    sleep(seconds(LEASE + 5));
+    stream.assert_lost_at_most(0);
+    nothing_went(&monitor.end(), "br0");
+    assert_eq!(address(&host, "br0"), local);
+    is_held(&server, &local);
+    assert_eq!(clients(&server), known);
+    // It has learned of the NIC without having lost it.
+    let stream = Stream::start(&host.ns, &["192.0.2.1", "2001:db8::1"]);
+    machine.vmbr(&host, &["down"]).ok();
+    configured(&machine, "eth0");
+    sleep(seconds(2));
+    stream.assert_lost_at_most(1);
+    assert_eq!(address(&host, "eth0"), local);
+    assert_eq!(files(&machine), format!("./{OWN} "));
+}
+
+#[test]
+#[ignore = "waits past a lease, three minutes"]
+fn a_server_that_is_silent_for_half_a_lease_is_waited_for() {
+    let host = host();
+    let server = Server::start(&host.lan);
+    let machine = managed(&host, DHCP4);
+    let local = address(&host, "eth0");
+    let known = clients(&server);
+    // Silent at the hand-over, too: a warning with the lease's end.
+    server.fall_silent();
+    let up = machine.vmbr(&host, &["up", "eth0"]);
+    assert_eq!(up.code(), 0, "{up:?}");
+    let warning = "the DHCP server does not answer: systemd-networkd goes on asking it for 192.0.2.1";
+    assert!(up.stderr.contains(warning), "{}", up.stderr);
+    assert!(up.stderr.contains("its lease ends in 1"), "{}", up.stderr);
+    let stream = Stream::start(&host.ns, &["192.0.2.1"]);
+    let monitor = Monitor::start(&host.ns);
+    sleep(seconds(LEASE / 2));
+    server.go_on();
+    sleep(seconds(LEASE));
+    stream.assert_lost_at_most(0);
+    nothing_went(&monitor.end(), "br0");
+    assert_eq!(address(&host, "br0"), local);
+    is_held(&server, &local);
+    assert_eq!(clients(&server), known);
+    machine.vmbr(&host, &["down"]).ok();
+    assert_eq!(address(&host, "eth0"), local);
+}
+
+#[test]
+#[ignore = "waits for a renewal, two minutes"]
+fn another_address_at_a_renewal_is_taken_on_the_bridge() {
+    let host = host();
+    let server = Server::start(&host.lan);
+    let machine = managed(&host, DHCP4);
+    let local = address(&host, "eth0");
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    server.fall_silent();
+    server.machine.sh("rm /run/leases");
+    server.machine.start(
+        "dnsmasq",
+        &[
+            "--no-ping",
+            "--dhcp-authoritative",
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--interface=lan0",
+            "--user=root",
+            "--dhcp-range=192.0.2.150,192.0.2.160,120",
+            "--dhcp-leasefile=/run/leases",
+            "--pid-file=/run/dnsmasq.pid",
+        ],
+    );
+    common::wait_until(seconds(LEASE), || address(&host, "br0") != local);
+    let given = address(&host, "br0");
+    assert!(
+        given.starts_with("192.0.2.15") || given == "192.0.2.160",
+        "{given}"
+    );
+    is_held(&server, &given);
+    assert_eq!(defaults(&host, "-4"), [("br0".to_owned(), 100)]);
+    host.ping_both_ways(Some(&given), None);
+    machine.vmbr(&host, &["down"]).ok();
+    assert_eq!(address(&host, "eth0"), given);
+    assert_eq!(defaults(&host, "-4"), [("eth0".to_owned(), 100)]);
+    assert_eq!(files(&machine), format!("./{OWN} "));
+    host.ping_both_ways(Some(&given), None);
+}
+
+/// It wakes when `down` has given up on it, is told once more, and is told to
+/// keep what it finds: what it knows could not be asked.
+#[test]
+#[ignore = "waits for a networkd that does not answer, fifteen seconds"]
+fn a_networkd_that_is_silent_at_the_end_takes_the_nic_later() {
+    let host = host();
+    let _server = Server::start(&host.lan);
+    let machine = managed(&host, DHCP4);
+    let local = address(&host, "eth0");
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    machine.sh("kill -STOP $(pidof systemd-networkd)");
+    let stream = Stream::start(&host.ns, &["192.0.2.1"]);
+    let monitor = Monitor::start(&host.ns);
+    let down = machine.vmbr(&host, &["down"]);
+    assert_eq!(down.code(), 4, "{down:?}");
+    assert!(
+        down.stderr
+            .contains("eth0 carries its network itself again, but systemd-networkd"),
+        "{}",
+        down.stderr
+    );
+    machine.sh("kill -CONT $(pidof systemd-networkd)");
+    machine.until("vmbr=$(ls /proc/*/exe -l | grep -c /vmbr$ || :); test $vmbr = 0");
+    machine.vmbr(&host, &["recover"]).ok();
+    configured(&machine, "eth0");
+    stream.assert_lost_at_most(1);
+    nothing_went(&monitor.end(), "eth0");
+    assert_eq!(address(&host, "eth0"), local);
+    let kept = format!("./{OWN} ./{OWN}.d ./{OWN}.d/zz-vmbr-keep.conf ");
+    assert_eq!(files(&machine), kept);
+    // And again, with nothing of it in the way.
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    assert!(!files(&machine).contains("keep"), "{}", files(&machine));
+    let stream = Stream::start(&host.ns, &["192.0.2.1"]);
+    machine.vmbr(&host, &["down"]).ok();
+    stream.assert_lost_at_most(1);
+    assert_eq!(address(&host, "eth0"), local);
+    assert_eq!(files(&machine), format!("./{OWN} "));
+}
