@@ -337,6 +337,23 @@ assert struct.unpack_from("=i", s.recv(4096), 16)[0] == 0
 }
 
 #[test]
+fn a_lease_of_the_initramfs_is_told_of() {
+    let host = Host::new("initramfs", STATIC);
+    let machine = Machine::new(&host.ns);
+    let write = |address: &str, proto: &str| {
+        machine.sh(&format!(
+            "printf \"DEVICE='eth0'\\nPROTO='{proto}'\\nIPV4ADDR='{address}'\\n\" >/run/net-eth0.conf"
+        ));
+        dry_run(&host, &machine)
+    };
+    let said = write("192.0.2.21", "dhcp");
+    let expected = "the initramfs has leased 192.0.2.21 (/run/net-eth0.conf)";
+    assert!(said.contains(expected), "{said}");
+    assert!(!write("192.0.2.21", "none").contains("initramfs"));
+    assert!(!write("192.0.2.99", "dhcp").contains("initramfs"));
+}
+
+#[test]
 fn sockets_that_are_bound_to_the_nic_are_told_of() {
     let host = Host::new("sockets", STATIC);
     let machine = Machine::new(&host.ns);

@@ -3,10 +3,9 @@
 //!
 //! A client that runs is neither ended nor started: it is stopped by SIGSTOP
 //! and goes on by SIGCONT. BusyBox's udhcpc counts the time of its lease by how
-//! long its waits took (`udhcpc_main()`, networking/udhcp/dhcpc.c): one that
-//! has overslept its renewal asks for it when it wakes, and nobody's script has
-//! taken an address away meanwhile. Started anew, its script would do that
-//! first.
+//! long its waits took (`udhcpc_main()`, networking/udhcp/dhcpc.c); it is told
+//! to renew (SIGUSR1) when it wakes, and nobody's script has taken an address
+//! away meanwhile. Started anew, its script would do that first.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr};
@@ -144,11 +143,13 @@ impl Handover for Kept {
 
     fn to_uplink(&self, record: &Record) -> Result<Vec<String>, HandoverError> {
         let uplink = &record.uplink.name;
+        let told = Files::of(&record.namespace).told(&record.bridge.name);
+        let granted = told.is_some_and(|told| told.known_as.is_some());
         let ended = end(record);
         let mut warnings = Vec::new();
         let now = leased(record);
         match &self.client {
-            Some(client) => match go_on(client) {
+            Some(client) => match go_on(client, granted) {
                 Ok(true) => warnings.extend(now.filter(|now| *now != self.address).map(|now| {
                     format!(
                         "{uplink} has {now} since the server gave it: {} still believes in {}, and takes {now} away for a moment when the server tells it so",
@@ -228,15 +229,36 @@ fn leased(record: &Record) -> Option<Ipv4Addr> {
     }
 }
 
-/// Lets a stopped client go on; whether it is there.
-fn go_on(client: &Client) -> std::io::Result<bool> {
+/// Lets a stopped client go on; whether it is there. Where a server has
+/// `granted` the lease meanwhile, it asks for that as soon as it wakes.
+fn go_on(client: &Client, granted: bool) -> std::io::Result<bool> {
     let Ok(held): std::io::Result<PidFd> = client.process.hold() else {
         return Ok(false);
     };
-    match held.signal(Signal::SIGCONT) {
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
-        other => other.map(|()| true),
+    let gone = |error: &std::io::Error| error.raw_os_error() == Some(libc::ESRCH);
+    // Only once: udhcpc that is told so while it asks already gives up what it
+    // has (`perform_renew()`, networking/udhcp/dhcpc.c).
+    let signals = [
+        Some(Signal::SIGUSR1).filter(|_| granted && is_stopped(client)),
+        Some(Signal::SIGCONT),
+    ];
+    for signal in signals.into_iter().flatten() {
+        match held.signal(signal) {
+            Err(error) if gone(&error) => return Ok(false),
+            other => other?,
+        }
     }
+    Ok(true)
+}
+
+/// Whether a client is stopped (`T` of proc_pid_stat(5)).
+fn is_stopped(client: &Client) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", client.process.pid));
+    let state = text.ok().and_then(|text| {
+        let (_, rest) = text.rsplit_once(')')?;
+        rest.split_ascii_whitespace().next().map(|word| word == "T")
+    });
+    state.unwrap_or(false)
 }
 
 /// Starts the keeper of a bridge, which has its duty.

@@ -96,6 +96,22 @@ pub fn claim(scene: &Scene<'_>, known: &[IpAddr]) -> Option<Claim> {
     })
 }
 
+/// What is said of an address that the initramfs has leased, by what it has left
+/// (ipconfig of klibc, and cloud-init's initramfs): it ends there, and the
+/// address has no end.
+pub fn of_initramfs(scene: &Scene<'_>, known: &[IpAddr]) -> Option<String> {
+    let path = format!("/run/net-{}.conf", scene.uplink());
+    let kept = file::read(Path::new(&path), None)?;
+    let value = |key: &str| Some(kept.value(key)?.trim_matches(['\'', '"']).to_owned());
+    let address: IpAddr = value("IPV4ADDR")?.parse().ok()?;
+    let leased = value("PROTO")? == "dhcp" && scene.has(address) && !known.contains(&address);
+    leased.then(|| {
+        format!(
+            "the initramfs has leased {address} ({path}), and nobody has renewed it since: no more will on the bridge"
+        )
+    })
+}
+
 /// What a lease file (dhclient.leases(5)) says of the last lease of a device,
 /// if that is of this address.
 fn written(text: &str, device: &str, address: Ipv4Addr) -> Option<Written> {

@@ -133,6 +133,7 @@ pub fn survey(live: &HostState, uplink: &IfName, bridge: &IfName) -> Survey {
     marked.retain(|lease| !leased.contains(&lease.address));
     leased.extend(marked.iter().map(|lease| lease.address));
     survey.refusals.extend(claim::marked(uplink, &marked));
+    survey.warnings.extend(leftover::of_initramfs(&scene, &leased));
     survey.warnings.extend(scene.unclaimed(&leased));
     survey.warnings.extend(sockets::warnings(&scene, &known, bridge));
     if !scene.sees_all() {

@@ -125,6 +125,14 @@ impl<'a> Scene<'a> {
             .collect()
     }
 
+    /// The same of IPv6: DHCPv6 has no prefix to give.
+    pub fn possible_v6(&self) -> Vec<Lease> {
+        let mine = self.addresses.iter();
+        let mine = mine.filter(|a| a.family() == Family::V6 && a.prefix_len == 128);
+        mine.filter_map(|a| self.lease(a.local, None, End::Unknown))
+            .collect()
+    }
+
     /// Addresses that say themselves that they come from DHCP.
     pub fn marked(&self) -> Vec<Lease> {
         let marked = self.addresses.iter().filter(|a| a.protocol == Some(DHCP));

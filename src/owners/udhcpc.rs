@@ -25,19 +25,28 @@ impl Manager for Udhcpc {
     }
 
     fn look(&self, scene: &Scene<'_>) -> Found {
-        let mut found = Found::default();
-        for process in scene.by_root() {
-            let Some(options) = options(process).filter(|o| o.device == scene.uplink().as_str()) else {
-                continue;
-            };
+        let here: Vec<(&Process, Options)> = scene
+            .by_root()
+            .filter_map(|process| Some((process, options(process)?)))
+            .filter(|(_, options)| options.device == scene.uplink().as_str())
+            .collect();
+        let claims = here.iter().map(|(process, options)| {
             // It writes no lease down, and its usual script gives the address
             // without an end.
-            let leases = scene.possible();
-            let (hold, why) = match hold(process, &options, &leases) {
+            let leases = if options.v6 {
+                scene.possible_v6()
+            } else {
+                scene.possible()
+            };
+            let hold = match here.as_slice() {
+                [_] => hold(process, options, &leases),
+                _ => Err(Some("another one asks on the same device".to_owned())),
+            };
+            let (hold, why) = match hold {
                 Ok(hold) => (Some(hold), String::new()),
                 Err(why) => (None, why.map_or_else(String::new, |why| format!("; {why}"))),
             };
-            found.claims.push(Claim {
+            Claim {
                 evidence: format!("process {}: {}{why}", process.id, process.command()),
                 processes: vec![process.id],
                 leases,
@@ -45,9 +54,12 @@ impl Manager for Udhcpc {
                     "it goes on asking for one, and its script would put the address on the port",
                 ),
                 hold,
-            });
+            }
+        });
+        Found {
+            claims: claims.collect(),
+            doubts: Vec::new(),
         }
-        found
     }
 
     fn fate(&self) -> &'static str {
@@ -63,6 +75,8 @@ impl Manager for Udhcpc {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
     device: String,
+    /// It is udhcpc6.
+    v6: bool,
     /// `-C`: no client identifier.
     nameless: bool,
     /// `-x`: options that it sends.
@@ -98,16 +112,23 @@ const LONG: [(&str, char); 13] = [
 fn options(process: &Process) -> Option<Options> {
     let called = |at: usize| {
         let name = process.arguments.get(at).map_or("", String::as_str);
-        name.rsplit('/').next() == Some("udhcpc")
+        name.rsplit('/').next().unwrap_or_default()
     };
+    let applet = |name: &str| ["udhcpc", "udhcpc6"].contains(&name);
     let skip = match process.program.as_str() {
-        "udhcpc" => 1,
-        "busybox" if called(0) => 1,
-        "busybox" if called(1) => 2,
-        _ => return None,
+        "busybox" if !applet(called(0)) => 2,
+        _ => 1,
     };
+    let name = match process.program.as_str() {
+        "busybox" => called(skip - 1),
+        program => program,
+    };
+    if !applet(name) {
+        return None;
+    }
     let mut options = Options {
         device: "eth0".into(),
+        v6: name == "udhcpc6",
         ..Options::default()
     };
     let mut arguments = process.arguments.iter().skip(skip);
@@ -280,6 +301,7 @@ mod tests {
             ("udhcpc -bnqf -a500 -s -i -i eth1", Some("eth1")),
             ("busybox udhcpc --interface=eth1", Some("eth1")),
             ("busybox udhcpc --interface eth1", Some("eth1")),
+            ("busybox udhcpc6 -i eth1", Some("eth1")),
             ("busybox udhcpd", None),
             ("dhclient eth0", None),
         ] {
