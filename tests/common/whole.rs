@@ -134,13 +134,13 @@ impl Whole {
         while lines.next(end.saturating_duration_since(Instant::now())) != "MACHINE-READY" {}
     }
 
-    /// Runs a command by bash; gives its exit status and its output.
+    /// Runs a command by `bash -e`; gives its exit status and its output.
     pub fn try_sh(&mut self, command: &str) -> (i32, String) {
         self.asked += 1;
         let done = format!("MACHINE-DONE {} ", self.asked);
         let command = command.split('\n').map(str::trim).collect::<Vec<_>>().join("; ");
         let lines = self.lines.as_mut().unwrap();
-        lines.tell(&format!("{} {command}", self.asked));
+        lines.tell(&format!("{} set -e; {command}", self.asked));
         let mut output = String::new();
         loop {
             let line = lines.next(Duration::from_secs(90));
