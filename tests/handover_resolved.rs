@@ -131,6 +131,24 @@ fn servers_that_were_set_by_hand_are_the_bridges_and_then_the_nics_again() {
     assert_eq!(kept.lines().count(), 1, "of the uplink alone: {kept}");
 }
 
+/// Who leads back a change that nobody confirmed, does it for the names, too.
+#[test]
+fn unconfirmed_the_nic_has_its_servers_again() {
+    let host = Host::new("resolved", STATIC);
+    let _names = names(&host);
+    let machine = Machine::with_bus(&host.ns);
+    resolved(&machine);
+    machine.sh("resolvectl dns eth0 192.0.2.1; resolvectl domain eth0 lan.example");
+    let (before, told_before) = (host.state(), told(&machine, "eth0"));
+    let up = machine.vmbr(&host, &["up", "eth0", "--confirm=1"]);
+    assert!(up.stderr.contains("handing br0 to systemd-resolved"), "{up:?}");
+    machine.until("! ip link show br0");
+    before.assert_same(&host.state());
+    machine.until("resolvectl dns eth0 | grep -q 192.0.2.1");
+    assert_eq!(told(&machine, "eth0"), told_before);
+    knows(&machine);
+}
+
 /// Nothing is set that every device has.
 #[test]
 fn a_device_without_servers_has_nothing_to_carry() {
