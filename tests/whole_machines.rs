@@ -29,6 +29,12 @@ const PAST_A_LEASE: Duration = Duration::from_secs(LEASE.as_secs() + 15);
 /// For a manager to do what it does.
 const SOON: Duration = Duration::from_secs(60);
 
+/// The NIC has its addresses by both families, and its routers.
+const CONFIGURED: &str = "ip addr show dev eth0 | grep -q 'inet 192.0.2.1'
+     ip addr show dev eth0 | grep -q 'inet6 2001:db8:.*ff:fe00:21/64'
+     ip -4 route show default dev eth0 | grep -q via
+     ip -6 route show default dev eth0 | grep -q via";
+
 /// The addresses of a device that it has not by itself: each with its prefix
 /// length, in the order of their text.
 fn addresses(machine: &mut Whole, dev: &str) -> Vec<String> {
@@ -103,11 +109,7 @@ const MEANWHILE: usize = 1;
 fn there_and_back(mut machine: Whole, manager: &str, restart: bool) {
     let machine = &mut machine;
     let began = Instant::now();
-    machine.until(
-        Duration::from_secs(120),
-        "ip addr show dev eth0 | grep -q 'inet 192.0.2.1'
-         ip addr show dev eth0 | grep -q 'inet6 2001:db8:.*ff:fe00:21/64'",
-    );
+    machine.until(Duration::from_secs(120), CONFIGURED);
     machine.until(SOON, "! ip addr show dev eth0 | grep -q tentative");
     eprintln!("{manager}: leased after {:?}", began.elapsed());
     let before = addresses(machine, "eth0");
@@ -168,11 +170,7 @@ fn there_and_back(mut machine: Whole, manager: &str, restart: bool) {
     machine.sh("vmbr up eth0 2>&1");
     drop(losses);
     machine.reboot();
-    machine.until(
-        Duration::from_secs(120),
-        "ip addr show dev eth0 | grep -q 'inet 192.0.2.1'
-         ip addr show dev eth0 | grep -q 'inet6 2001:db8:.*ff:fe00:21/64'",
-    );
+    machine.until(Duration::from_secs(120), CONFIGURED);
     on_the_nic(machine, &before, &routes);
     assert_eq!(configuration(machine), written);
     assert_eq!(machine.sh("ls /run/vmbr 2>/dev/null | wc -l").trim(), "0");
