@@ -109,7 +109,7 @@ const MEANWHILE: usize = 1;
 fn there_and_back(mut machine: Whole, manager: &str, restart: bool) {
     let machine = &mut machine;
     let began = Instant::now();
-    machine.until(Duration::from_secs(120), CONFIGURED);
+    machine.until(Duration::from_secs(180), CONFIGURED);
     machine.until(SOON, "! ip addr show dev eth0 | grep -q tentative");
     eprintln!("{manager}: leased after {:?}", began.elapsed());
     let before = addresses(machine, "eth0");
@@ -170,7 +170,7 @@ fn there_and_back(mut machine: Whole, manager: &str, restart: bool) {
     machine.sh("vmbr up eth0 2>&1");
     drop(losses);
     machine.reboot();
-    machine.until(Duration::from_secs(120), CONFIGURED);
+    machine.until(Duration::from_secs(180), CONFIGURED);
     on_the_nic(machine, &before, &routes);
     assert_eq!(configuration(machine), written);
     assert_eq!(machine.sh("ls /run/vmbr 2>/dev/null | wc -l").trim(), "0");

@@ -299,7 +299,7 @@ fn disk(directory: &Path, files: &[(&str, &str)]) {
 }
 
 /// It leases 192.0.2.100 to .110 and 2001:db8::100 to ::1ff, advertises itself
-/// as the router every quarter of a minute, and knows one name.
+/// as the router every minute, and knows one name.
 fn dnsmasq() -> [&'static str; 16] {
     [
         "--no-ping",
@@ -313,7 +313,7 @@ fn dnsmasq() -> [&'static str; 16] {
         "--dhcp-range=192.0.2.100,192.0.2.110,120",
         "--dhcp-range=2001:db8::100,2001:db8::1ff,slaac,64,120",
         "--enable-ra",
-        "--ra-param=lan0,15,1800",
+        "--ra-param=lan0,60,1800",
         "--dhcp-leasefile=/run/leases",
         "--log-dhcp",
         "--log-facility=-",
