@@ -96,10 +96,10 @@ impl Losses {
 }
 
 /// How many packets a change may lose: under software emulation, on a machine
-/// with seven times the work that it can do, `up` was seen to lose one of each
-/// family and `down` two. Emulation alone loses none; each is a hundredth of a
-/// second.
-const AT_A_CHANGE: usize = 5;
+/// with ten times the work that it can do, `up` was seen to lose two of a
+/// family and `down` seven. Emulation alone loses none; each is a hundredth of
+/// a second.
+const AT_A_CHANGE: usize = 15;
 /// The same while nothing is changed, renewals and a restart of the manager
 /// among it; none was seen to be lost.
 const MEANWHILE: usize = 1;
