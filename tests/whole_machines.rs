@@ -29,6 +29,12 @@ const PAST_A_LEASE: Duration = Duration::from_secs(LEASE.as_secs() + 15);
 /// For a manager to do what it does.
 const SOON: Duration = Duration::from_secs(60);
 
+/// The NIC has its addresses by both families, and its routers.
+const CONFIGURED: &str = "ip addr show dev eth0 | grep -q 'inet 192.0.2.1'
+     ip addr show dev eth0 | grep -q 'inet6 2001:db8:.*ff:fe00:21/64'
+     ip -4 route show default dev eth0 | grep -q via
+     ip -6 route show default dev eth0 | grep -q via";
+
 /// The addresses of a device that it has not by itself: each with its prefix
 /// length, in the order of their text.
 fn addresses(machine: &mut Whole, dev: &str) -> Vec<String> {
@@ -74,36 +80,36 @@ fn knows_the_name(machine: &mut Whole) {
     machine.until(SOON, "getent ahostsv4 known.example | grep -q 192.0.2.77");
 }
 
-/// Says what was lost since the last time, and keeps count of it.
-struct Losses {
-    meters: [(&'static str, Meter); 2],
-    all: usize,
-}
+/// What is lost of each family, at [`whole::PACE`] a second.
+struct Losses([(&'static str, Meter); 2]);
 
 impl Losses {
-    fn count(&mut self, when: &str) {
-        for (family, meter) in &mut self.meters {
+    /// Says what was lost since the last time, and that it is no more than
+    /// `most`.
+    fn count(&mut self, when: &str, most: usize) {
+        for (family, meter) in &mut self.0 {
             let (lost, of, silence) = meter.lost();
             eprintln!("{when}: {lost} of {of} {family} packets lost, the longest silence {silence}");
-            self.all += lost;
+            assert!(lost <= most, "{when}: {lost} of {of} {family} packets lost");
         }
     }
 }
 
-/// How much of a count is the emulated machine's own: nothing is lost while
-/// nothing is done, but a processor that is busy elsewhere drops frames.
-const MOST_LOST: usize = 20;
+/// How many packets a change may lose: under software emulation, on a machine
+/// with ten times the work that it can do, `up` was seen to lose two of a
+/// family and `down` seven. Emulation alone loses none; each is a hundredth of
+/// a second.
+const AT_A_CHANGE: usize = 15;
+/// The same while nothing is changed, renewals and a restart of the manager
+/// among it; none was seen to be lost.
+const MEANWHILE: usize = 1;
 
 /// The whole way; where `restart` says so, the one who configured the NIC is
 /// restarted on it.
 fn there_and_back(mut machine: Whole, manager: &str, restart: bool) {
     let machine = &mut machine;
     let began = Instant::now();
-    machine.until(
-        Duration::from_secs(120),
-        "ip addr show dev eth0 | grep -q 'inet 192.0.2.1'
-         ip addr show dev eth0 | grep -q 'inet6 2001:db8:.*ff:fe00:21/64'",
-    );
+    machine.until(Duration::from_secs(180), CONFIGURED);
     machine.until(SOON, "! ip addr show dev eth0 | grep -q tentative");
     eprintln!("{manager}: leased after {:?}", began.elapsed());
     let before = addresses(machine, "eth0");
@@ -112,27 +118,23 @@ fn there_and_back(mut machine: Whole, manager: &str, restart: bool) {
     knows_the_name(machine);
     let v4 = before.iter().find(|a| a.starts_with("192.0.2.")).unwrap();
     let v4 = v4.split('/').next().unwrap().to_owned();
-    let mut losses = Losses {
-        meters: [
-            ("IPv4", machine.meter(&v4)),
-            ("IPv6", machine.meter("2001:db8::ff:fe00:21")),
-        ],
-        all: 0,
-    };
+    let mut losses = Losses([
+        ("IPv4", machine.meter(&v4)),
+        ("IPv6", machine.meter("2001:db8::ff:fe00:21")),
+    ]);
     sleep(Duration::from_secs(3));
-    losses.count("nothing done");
-    assert_eq!(losses.all, 0, "the machine itself loses packets");
+    losses.count("nothing done", 0);
 
     let said = machine.sh("vmbr up eth0 2>&1");
     eprintln!("{said}");
-    losses.count("up");
+    losses.count("up", AT_A_CHANGE);
     assert_eq!(addresses(machine, "br0"), before, "{said}");
     assert_eq!(addresses(machine, "eth0"), [""; 0], "{said}");
     assert_eq!(defaults(machine, "br0"), routes);
     knows_the_name(machine);
     let given = machine.given(&v4);
     sleep(PAST_A_LEASE);
-    losses.count("past a lease on the bridge");
+    losses.count("past a lease on the bridge", MEANWHILE);
     on_the_bridge(machine, &before, &routes);
     assert!(
         machine.given(&v4) > given,
@@ -146,17 +148,17 @@ fn there_and_back(mut machine: Whole, manager: &str, restart: bool) {
     if restart {
         machine.sh(&format!("systemctl restart {manager}"));
         sleep(Duration::from_secs(20));
-        losses.count("the manager restarted");
+        losses.count("the manager restarted", MEANWHILE);
         on_the_bridge(machine, &before, &routes);
     }
 
     let said = machine.sh("vmbr down 2>&1");
     eprintln!("{said}");
-    losses.count("down");
+    losses.count("down", AT_A_CHANGE);
     on_the_nic(machine, &before, &routes);
     let given = machine.given(&v4);
     sleep(PAST_A_LEASE);
-    losses.count("past a lease on the NIC");
+    losses.count("past a lease on the NIC", MEANWHILE);
     on_the_nic(machine, &before, &routes);
     assert!(
         machine.given(&v4) > given,
@@ -164,16 +166,11 @@ fn there_and_back(mut machine: Whole, manager: &str, restart: bool) {
         machine.said()
     );
     assert_eq!(configuration(machine), written);
-    assert!(losses.all <= MOST_LOST, "{} packets were lost", losses.all);
 
     machine.sh("vmbr up eth0 2>&1");
     drop(losses);
     machine.reboot();
-    machine.until(
-        Duration::from_secs(120),
-        "ip addr show dev eth0 | grep -q 'inet 192.0.2.1'
-         ip addr show dev eth0 | grep -q 'inet6 2001:db8:.*ff:fe00:21/64'",
-    );
+    machine.until(Duration::from_secs(180), CONFIGURED);
     on_the_nic(machine, &before, &routes);
     assert_eq!(configuration(machine), written);
     assert_eq!(machine.sh("ls /run/vmbr 2>/dev/null | wc -l").trim(), "0");

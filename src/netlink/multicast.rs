@@ -5,13 +5,24 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::model::IfName;
 
+/// Of LLMNR (RFC 4795, 2). Its one program here, systemd-resolved, joins them
+/// on each device that gets an address.
+const LLMNR: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(224, 0, 0, 252)),
+    IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 3)),
+];
+
 /// The groups that programs have joined on a device; without those that the
-/// kernel joins by itself. Empty where /proc is not mounted.
+/// kernel joins by itself, and those whose programs follow the host's addresses.
+/// Empty where /proc is not mounted.
 pub fn joined(dev: &IfName) -> Vec<IpAddr> {
     let read = |name| fs::read_to_string(format!("/proc/self/net/{name}")).unwrap_or_default();
     let v4 = groups_v4(&read("igmp"), dev.as_str());
     let v6 = groups_v6(&read("igmp6"), dev.as_str());
-    v4.into_iter().chain(v6).collect()
+    v4.into_iter()
+        .chain(v6)
+        .filter(|group| !LLMNR.contains(group))
+        .collect()
 }
 
 /// `igmp_mc_seq_show()`, net/ipv4/igmp.c: a line for the device, then an

@@ -134,13 +134,13 @@ impl Whole {
         while lines.next(end.saturating_duration_since(Instant::now())) != "MACHINE-READY" {}
     }
 
-    /// Runs a command by bash; gives its exit status and its output.
+    /// Runs a command by `bash -e`; gives its exit status and its output.
     pub fn try_sh(&mut self, command: &str) -> (i32, String) {
         self.asked += 1;
         let done = format!("MACHINE-DONE {} ", self.asked);
         let command = command.split('\n').map(str::trim).collect::<Vec<_>>().join("; ");
         let lines = self.lines.as_mut().unwrap();
-        lines.tell(&format!("{} {command}", self.asked));
+        lines.tell(&format!("{} set -e; {command}", self.asked));
         let mut output = String::new();
         loop {
             let line = lines.next(Duration::from_secs(90));
@@ -299,8 +299,8 @@ fn disk(directory: &Path, files: &[(&str, &str)]) {
 }
 
 /// It leases 192.0.2.100 to .110 and 2001:db8::100 to ::1ff, advertises itself
-/// as the router, and knows one name.
-fn dnsmasq() -> [&'static str; 15] {
+/// as the router every minute, and knows one name.
+fn dnsmasq() -> [&'static str; 16] {
     [
         "--no-ping",
         "--keep-in-foreground",
@@ -313,6 +313,7 @@ fn dnsmasq() -> [&'static str; 15] {
         "--dhcp-range=192.0.2.100,192.0.2.110,120",
         "--dhcp-range=2001:db8::100,2001:db8::1ff,slaac,64,120",
         "--enable-ra",
+        "--ra-param=lan0,60,1800",
         "--dhcp-leasefile=/run/leases",
         "--log-dhcp",
         "--log-facility=-",
