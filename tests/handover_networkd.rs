@@ -19,6 +19,8 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use common::wait_until;
+use host::Host;
 use lease::{Monitor, Server, Stream};
 use networkd::{
     DHCP, DHCP4, OWN, STATIC, address, clients, configured, defaults, files, host, managed, nothing_went,
@@ -160,6 +162,56 @@ fn fixed_addresses_move_to_the_bridge_and_back() {
     nothing_went(&monitor.end(), "eth0");
     configured(&machine, "eth0");
     before.assert_same(&host.state());
+    assert_eq!(files(&machine), format!("./{OWN} "));
+}
+
+/// The addresses that networkd makes from advertisements, but for those that
+/// the kernel derives for privacy.
+fn generated(host: &Host, device: &str) -> Vec<String> {
+    let all = host
+        .ns
+        .json(&["-6", "addr", "show", "dev", device, "scope", "global"]);
+    let list = all[0]["addr_info"].as_array().unwrap();
+    let own = list
+        .iter()
+        .filter(|a| a["prefixlen"] == 64 && a["mngtmpaddr"] == true);
+    own.map(|a| a["local"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A stable address is made of the device's name, too: the bridge gets the
+/// NIC's all the same, at the next advertisement as well, and one for privacy
+/// that is in use stays.
+#[test]
+fn stable_and_private_addresses_stay_the_nics() {
+    let host = host();
+    let _server = Server::both(&host.lan);
+    let machine = managed(
+        &host,
+        "[Match]\\nName=eth0\\n[Network]\\nDHCP=no\\nAddress=192.0.2.21/24\\nIPv6AcceptRA=yes\\nIPv6PrivacyExtensions=yes\\n\
+         [IPv6AcceptRA]\\nDHCPv6Client=no\\nToken=prefixstable\\n",
+    );
+    machine.until("ip -6 addr show dev eth0 temporary | grep -q 2001:db8");
+    machine.until("! ip addr show dev eth0 | grep -q tentative");
+    let stable = generated(&host, "eth0");
+    assert_eq!(stable.len(), 1, "{stable:?}");
+    assert_ne!(stable[0], "2001:db8::ff:fe00:21", "made of the MAC");
+    let shown = machine.sh("ip -6 -o addr show dev eth0 temporary");
+    let private = shown.split_whitespace().nth(3).unwrap().to_owned();
+    for (args, device) in [(&["up", "eth0"][..], "br0"), (&["down"], "eth0")] {
+        let stream = Stream::start(&host.ns, &["2001:db8::1"]);
+        machine.vmbr(&host, args).ok();
+        // networkd asks for an advertisement.
+        let renewed = || valid(&host, device, &stable[0]) >= 1799;
+        assert!(
+            wait_until(Duration::from_secs(8), renewed),
+            "{args:?}: not renewed"
+        );
+        stream.assert_lost_at_most(1);
+        assert_eq!(generated(&host, device), stable, "{args:?}");
+        let there = machine.sh(&format!("ip -6 addr show dev {device}"));
+        assert!(there.contains(&private), "{args:?}: no {private}: {there}");
+        assert_eq!(defaults(&host, "-6"), [(device.to_owned(), 1024)], "{args:?}");
+    }
     assert_eq!(files(&machine), format!("./{OWN} "));
 }
 

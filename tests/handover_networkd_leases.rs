@@ -17,10 +17,13 @@ mod machine;
 #[path = "common/networkd.rs"]
 mod networkd;
 
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use host::Host;
 use lease::{LEASE, Monitor, Server, Stream};
+use machine::Machine;
 use networkd::{
     DHCP, DHCP4, OWN, address, clients, configured, defaults, files, host, managed, nothing_went, start, told,
 };
@@ -218,4 +221,82 @@ fn a_networkd_that_is_silent_at_the_end_takes_the_nic_later() {
     stream.assert_lost_at_most(1);
     assert_eq!(address(&host, "eth0"), local);
     assert_eq!(files(&machine), format!("./{OWN} "));
+}
+
+/// Starts `vmbr ARGS`, kills it after a time, and waits until the watchdog has
+/// done its work. Whether it had ended by itself.
+fn killed_after(machine: &Machine, host: &Host, args: &[&str], delay: Duration) -> bool {
+    let mut command = machine.command(env!("CARGO_BIN_EXE_vmbr"));
+    command.arg("--state-dir").arg(host.records()).args(args);
+    let mut vmbr = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    sleep(delay);
+    let ended = vmbr.try_wait().unwrap().is_some();
+    machine.sh(&format!("pkill -KILL -f '{}$' || :", args.join(" ")));
+    let _ = vmbr.wait();
+    machine.until("! pgrep -f '^[^ ]*/vmbr '");
+    ended
+}
+
+/// Wherever a change is cut short, the host is on the network, with its lease,
+/// and networkd has the one device that carries it.
+#[test]
+#[ignore = "kills every moment of up and down, three minutes"]
+fn killed_at_any_moment_networkd_has_the_device_that_carries_the_network() {
+    let host = host();
+    let server = Server::both(&host.lan);
+    let machine = managed(&host, DHCP);
+    machine.until("ip -6 addr show dev eth0 | grep -q /128");
+    machine.until("! ip addr show dev eth0 | grep -q tentative");
+    let local = address(&host, "eth0");
+    let known = clients(&server);
+    let (mut cut, mut lost) = (0, 0);
+    for down in [false, true] {
+        for step in 0..60 {
+            let delay = Duration::from_millis(30 * step);
+            if down {
+                machine.vmbr(&host, &["up", "eth0"]).ok();
+            }
+            let stream = Stream::start(&host.ns, &["192.0.2.1", "2001:db8::1"]);
+            let args: &[&str] = if down { &["down"] } else { &["up", "eth0"] };
+            let ended = killed_after(&machine, &host, args, delay);
+            machine.vmbr(&host, &["recover"]).ok();
+            let carrier = if host.ns.link("br0").is_some() {
+                "br0"
+            } else {
+                "eth0"
+            };
+            configured(&machine, carrier);
+            let counts = stream.end();
+            lost += counts.iter().map(|count| count.lost).sum::<u64>();
+            assert!(
+                counts.iter().all(|count| count.lost <= 2),
+                "{args:?} {delay:?}: {counts:?}"
+            );
+            assert_eq!(address(&host, carrier), local, "{args:?} {delay:?}");
+            assert_eq!(clients(&server), known, "{args:?} {delay:?}");
+            for family in ["-4", "-6"] {
+                assert_eq!(
+                    defaults(&host, family),
+                    [(carrier.to_owned(), 100)],
+                    "{args:?} {delay:?}"
+                );
+            }
+            if carrier == "br0" {
+                assert_eq!(told(&machine, "eth0", "ADMIN_STATE"), "unmanaged");
+                machine.vmbr(&host, &["down"]).ok();
+                configured(&machine, "eth0");
+            }
+            assert!(!files(&machine).contains("00-vmbr"), "{}", files(&machine));
+            if ended {
+                break;
+            }
+            cut += 1;
+        }
+    }
+    println!("{cut} changes were cut short, {lost} packets were lost in all");
+    assert!(cut > 10, "only {cut} changes were cut short");
 }

@@ -7,9 +7,11 @@
 //! `KeepConfiguration=yes`. With that networkd removes nothing from a device
 //! that it did not configure before (`link_drop_foreign_config()` of
 //! src/network/networkd-link.c), and its DHCP client asks for the address that
-//! is there (`dhcp4_set_request_address()`, networkd-dhcp4.c). Only when it
-//! has the lease the uplink becomes `Unmanaged=yes`: its client is stopped,
-//! and its release does not reach the server, for the port has no neighbours.
+//! is there (`dhcp4_set_request_address()`, networkd-dhcp4.c). Before 255 it
+//! does not know the metric of an address that it did not set itself, so the
+//! route to the bridge's IPv4 prefix gets none. Only when it has the lease the
+//! uplink becomes `Unmanaged=yes`: its client is stopped, and its release does
+//! not reach the server.
 //!
 //! # The way back
 //!
@@ -25,6 +27,8 @@
 //! anew, and without it that takes the addresses away first.
 #![forbid(unsafe_code)]
 
+mod sight;
+
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -36,17 +40,15 @@ use nix::net::if_::if_nametoindex;
 use serde_json::Value;
 
 use crate::apply::clock;
+use crate::model::IfName;
 use crate::model::address::FOREVER;
-use crate::model::route::{kind, protocol};
-use crate::model::{IfName, Route};
-use crate::netlink::wire::Wire;
-use crate::netlink::{dump, write};
+use crate::model::route::protocol;
 use crate::owners::bus::{self, BusError};
 use crate::owners::networkd::{self, NAME, Told};
 use crate::owners::process::printable;
 use crate::owners::{file, network_file};
 use crate::plan::hold::NetworkdHold;
-use crate::plan::{Op, Plan, Record};
+use crate::plan::{Plan, Record};
 
 use super::{Handover, HandoverError};
 
@@ -65,8 +67,6 @@ const TAKEN: Duration = Duration::from_secs(3);
 const LEASE: Duration = Duration::from_secs(5);
 /// How long it may take to configure routes by gateways that it sees.
 const SEEN: Duration = Duration::from_secs(2);
-/// A metric that is behind every other.
-const BEHIND: u32 = u32::MAX - 1;
 const TICK: Duration = Duration::from_millis(20);
 
 impl NetworkdHold {
@@ -92,10 +92,10 @@ impl NetworkdHold {
 
     /// Shows networkd what it has forgotten, until it has what it needs.
     fn show_all(&self, uplink: &IfName) {
-        let copies = show(uplink);
+        let copies = sight::show(uplink);
         if !copies.is_empty() {
             until(SEEN, || admin_state(uplink).as_deref() == Some("configured"));
-            perform(&copies.into_iter());
+            sight::perform(&copies.into_iter());
         }
     }
 
@@ -213,8 +213,12 @@ impl Handover for NetworkdHold {
         let warnings = self.await_lease(record, bridge).into_iter().collect();
         write_file(&self.path(uplink), &unmanaged(uplink))?;
         remove(&self.keep())?;
-        reload()?;
-        if !until(TAKEN, || admin_state(uplink).as_deref() == Some("unmanaged")) {
+        sight::mute(uplink);
+        let told = reload();
+        let let_go = told.is_ok() && until(TAKEN, || admin_state(uplink).as_deref() == Some("unmanaged"));
+        sight::unmute(uplink);
+        told?;
+        if !let_go {
             return Err(error(
                 format!(
                     "it does not let go of {uplink}, but is '{}' there",
@@ -233,6 +237,7 @@ impl Handover for NetworkdHold {
 
     fn to_uplink(&self, record: &Record) -> Result<Vec<String>, HandoverError> {
         let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
+        sight::unmute(uplink);
         let is_one_of = |states: &[&str]| admin_state(uplink).is_some_and(|is| states.contains(&is.as_str()));
         // It may be learning the device anew just now.
         until(TAKEN, || !is_one_of(&["pending", "initialized", "linger"]));
@@ -428,50 +433,4 @@ fn knows_what_is_there(device: &IfName) -> bool {
     let route = |r: &Value| r["Protocol"].as_u64() != Some(protocol::KERNEL.into());
     list("Addresses").iter().any(|a| foreign(a) && address(a))
         || list("Routes").iter().any(|r| foreign(r) && route(r))
-}
-
-/// Shows networkd what it has forgotten of a device and does not ask for: the
-/// link-local IPv6 addresses, which are set to what they are, and by copies
-/// behind them the routes by which gateways are reached (`gateway_is_ready()`
-/// of networkd-route-util.c). Gives the copies.
-fn show(device: &IfName) -> Vec<Op> {
-    let Ok(live) = dump::network() else {
-        return Vec::new();
-    };
-    let ours = live.addresses_of(device);
-    let link_local = ours.iter().filter(|a| a.is_link_local_v6());
-    perform(&link_local.map(|address| Op::ChangeAddress {
-        dev: device.clone(),
-        address: address.clone(),
-    }));
-    let mine = live.routes.iter().filter(|route| route.uses(device));
-    let prefixes = mine.filter(|route| {
-        route.protocol == protocol::KERNEL
-            && route.kind == kind::UNICAST
-            && route.metric != BEHIND
-            && ours
-                .iter()
-                .any(|a| !a.is_link_local_v6() && a.on_link() == route.dst)
-    });
-    let copies: Vec<Route> = prefixes
-        .map(|route| Route {
-            metric: BEHIND,
-            ..route.clone()
-        })
-        .collect();
-    perform(&copies.iter().cloned().map(Op::AppendRoute));
-    copies.into_iter().map(Op::DeleteRoute).collect()
-}
-
-/// Performs operations that only serve to be seen: what fails is no matter.
-fn perform(ops: &(impl Iterator<Item = Op> + Clone)) {
-    let Ok(mut wire) = Wire::open() else {
-        return;
-    };
-    let mut number = |name: &IfName| index(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
-    for op in ops.clone() {
-        if let Ok(Some(message)) = write::message(&op, &mut number) {
-            let _ = wire.send(message);
-        }
-    }
 }

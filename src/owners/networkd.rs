@@ -139,7 +139,7 @@ fn look(scene: &Scene<'_>) -> Option<Claim> {
         outlook: Outlook::Returns {
             fate: "when the cable comes in again, or at 'networkctl reconfigure', it puts its addresses on the port, and the host has its network twice",
             // `Unmanaged=yes` and a reload would take the addresses away.
-            remedy: "mend that, or end it until the next boot, which leaves the NIC as it is ('systemctl stop systemd-networkd.socket systemd-networkd.service'), then try again".into(),
+            remedy: "mend that ('networkctl list' must answer, and root must be able to read its files), or end it until the next boot, which leaves the NIC as it is ('systemctl stop systemd-networkd.socket systemd-networkd.service'), then try again".into(),
         },
         hold,
     })
