@@ -233,8 +233,9 @@ fn refusals(live: &HostState, record: &Record, guests: &[Link], force: bool) -> 
             format!("free it first: ip link set dev {uplink} nomaster"),
         ));
     }
-    if !force && !guests.is_empty() {
-        let names: Vec<&str> = guests.iter().map(|port| port.name.as_str()).collect();
+    let guests = guests.iter().filter(|port| !record.has_made(&port.name));
+    let names: Vec<&str> = guests.map(|port| port.name.as_str()).collect();
+    if !force && !names.is_empty() {
         let remedy = format!("stop the guests that use them, or cut them off: vmbr down {bridge} --force");
         found.push(Refusal::new(
             format!("guests are on {bridge}: {}", names.join(", ")),
