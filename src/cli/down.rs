@@ -206,10 +206,9 @@ fn guests(live: &HostState, record: &Record) -> Vec<Link> {
 /// since the look would be cut off unasked, and nobody would know.
 fn nobody_joined(record: &Record) -> Result<(), MigrateError> {
     let live = dump::network().map_err(MigrateError::Read)?;
-    let names: Vec<String> = guests(&live, record)
-        .iter()
-        .map(|port| port.name.to_string())
-        .collect();
+    let ports = guests(&live, record);
+    let guests = ports.iter().filter(|port| !record.has_made(&port.name));
+    let names: Vec<String> = guests.map(|port| port.name.to_string()).collect();
     if names.is_empty() {
         Ok(())
     } else {
