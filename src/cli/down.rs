@@ -206,10 +206,9 @@ fn guests(live: &HostState, record: &Record) -> Vec<Link> {
 /// since the look would be cut off unasked, and nobody would know.
 fn nobody_joined(record: &Record) -> Result<(), MigrateError> {
     let live = dump::network().map_err(MigrateError::Read)?;
-    let names: Vec<String> = guests(&live, record)
-        .iter()
-        .map(|port| port.name.to_string())
-        .collect();
+    let ports = guests(&live, record);
+    let guests = ports.iter().filter(|port| !record.has_made(&port.name));
+    let names: Vec<String> = guests.map(|port| port.name.to_string()).collect();
     if names.is_empty() {
         Ok(())
     } else {
@@ -233,8 +232,9 @@ fn refusals(live: &HostState, record: &Record, guests: &[Link], force: bool) -> 
             format!("free it first: ip link set dev {uplink} nomaster"),
         ));
     }
-    if !force && !guests.is_empty() {
-        let names: Vec<&str> = guests.iter().map(|port| port.name.as_str()).collect();
+    let guests = guests.iter().filter(|port| !record.has_made(&port.name));
+    let names: Vec<&str> = guests.map(|port| port.name.as_str()).collect();
+    if !force && !names.is_empty() {
         let remedy = format!("stop the guests that use them, or cut them off: vmbr down {bridge} --force");
         found.push(Refusal::new(
             format!("guests are on {bridge}: {}", names.join(", ")),

@@ -27,6 +27,7 @@ mod dhcpcd;
 pub mod keeper;
 mod kernel;
 mod names;
+mod network_manager;
 mod networkd;
 mod resolved;
 pub mod service;
@@ -119,6 +120,7 @@ fn of(hold: &Hold) -> &dyn Handover {
         Hold::Dhclient(dhclient) => dhclient,
         Hold::Dhcpcd(dhcpcd) => dhcpcd,
         Hold::Keeper(kept) => kept,
+        Hold::NetworkManager(held) => held,
     }
 }
 

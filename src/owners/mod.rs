@@ -37,7 +37,7 @@ mod ifupdown;
 mod leftover;
 pub mod macvlan;
 pub(crate) mod network_file;
-mod network_manager;
+pub(crate) mod network_manager;
 pub(crate) mod networkd;
 pub(crate) mod process;
 pub(crate) mod resolved;

@@ -3,26 +3,33 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::try_join;
 use zbus::Connection;
-use zbus::zvariant::{OwnedObjectPath, OwnedValue};
+use zbus::zvariant::OwnedValue;
 
 use crate::model::{Family, IfName};
+use crate::plan::hold::{self, Hold};
 
 use super::bus::{self, BusError};
 use super::claim::{Claim, End, Found, Lease, Manager, Outlook, fixed_address};
 use super::file;
-use super::process::{self, Process, printable};
+use super::process::{Process, printable};
 use super::scene::{Scene, complete};
 
-const NAME: &str = "org.freedesktop.NetworkManager";
-const PATH: &str = "/org/freedesktop/NetworkManager";
+use client::Client;
+
+pub(crate) mod client;
+mod held;
+
+pub(crate) use held::text;
+
 /// Where it notes what it does with each device, by the device's number.
 const STATE: &str = "/run/NetworkManager/devices";
-/// `NM_ACTIVATION_STATE_FLAG_EXTERNAL`: the profile only mirrors what others
-/// have configured.
-const EXTERNAL: u32 = 0x80;
+
+/// It is asked more than others, and how it is moved depends on the answers.
+const MORE: Duration = Duration::from_secs(1);
 
 /// The manager.
 pub struct NetworkManager;
@@ -32,6 +39,8 @@ struct Told {
     process: u32,
     profile: Option<String>,
     leases: Vec<Lease>,
+    /// How it is moved, or why it is not.
+    held: Result<hold::NetworkManager, String>,
 }
 
 impl Manager for NetworkManager {
@@ -40,7 +49,9 @@ impl Manager for NetworkManager {
     }
 
     fn look(&self, scene: &Scene<'_>) -> Found {
-        let told = bus::ask(scene.deadline, async |connection| device(connection, scene).await);
+        let told = bus::ask(scene.deadline + MORE, async |connection| {
+            device(connection, scene).await
+        });
         let why = match told {
             Ok(told) => return told.map(|told| claim(told, scene)).into(),
             Err(BusError::Silent) => "the system's D-Bus did not answer in time".to_owned(),
@@ -69,10 +80,14 @@ impl Manager for NetworkManager {
 fn claim(told: Told, scene: &Scene<'_>) -> Claim {
     let kernels = scene.renewed(Family::V6);
     let (evidence, outlook) = match &told.profile {
-        Some(profile) => (
-            format!("its profile '{}' is active there", printable(profile)),
-            returns(scene.uplink()),
-        ),
+        Some(profile) => {
+            let active = format!("its profile '{}' is active there", printable(profile));
+            let evidence = match &told.held {
+                Ok(_) => active,
+                Err(why) => format!("{active}, which cannot be handed over: {why}"),
+            };
+            (evidence, returns(scene.uplink()))
+        }
         None => (
             "no profile is active there".into(),
             Outlook::Asks(
@@ -80,12 +95,15 @@ fn claim(told: Told, scene: &Scene<'_>) -> Claim {
             ),
         ),
     };
+    // Its DHCP clients of their own are parts of it.
+    let all = scene.processes().iter();
+    let its = all.filter(|process| process.id == told.process || process.parent == told.process);
     Claim {
         evidence,
-        processes: vec![told.process],
+        processes: its.map(|process| process.id).collect(),
         leases: complete(told.leases, kernels),
         outlook,
-        hold: None,
+        hold: told.held.ok().map(Hold::NetworkManager),
     }
 }
 
@@ -119,56 +137,33 @@ fn noted(process: &Process, why: &str, scene: &Scene<'_>) -> Option<Claim> {
 
 /// What NetworkManager says of the uplink; None where it has no hand on it.
 async fn device(connection: &Connection, scene: &Scene<'_>) -> zbus::Result<Option<Told>> {
-    // One of another network namespace can be on the same bus.
-    let Some(process) = bus::owner(connection, NAME)
-        .await?
-        .filter(|id| process::is_here(*id))
-    else {
+    let Some(client) = Client::find(connection).await? else {
         return Ok(None);
     };
-    let manager = bus::proxy(connection, NAME, PATH, NAME).await?;
-    let found: zbus::Result<OwnedObjectPath> =
-        manager.call("GetDeviceByIpIface", &scene.uplink().as_str()).await;
-    let path = match found {
-        Err(zbus::Error::MethodError(name, ..)) if name.ends_with(".UnknownDevice") => return Ok(None),
-        found => found?,
+    let Some(device) = client.device(scene.uplink().as_str()).await? else {
+        return Ok(None);
     };
-    let device = bus::proxy(
-        connection,
-        NAME,
-        path.as_str(),
-        "org.freedesktop.NetworkManager.Device",
-    )
-    .await?;
-    if !device.get_property::<bool>("Managed").await? {
+    if !device.is_managed().await? {
         return Ok(None);
     }
-    let active: OwnedObjectPath = device.get_property("ActiveConnection").await?;
-    let mut profile = None;
-    if active.as_str() != "/" {
-        let interface = "org.freedesktop.NetworkManager.Connection.Active";
-        let active = bus::proxy(connection, NAME, active.as_str(), interface).await?;
-        if active.get_property::<u32>("StateFlags").await? & EXTERNAL != 0 {
-            return Ok(None);
-        }
-        profile = Some(active.get_property::<String>("Id").await?);
+    let active = device.active().await?;
+    if active.as_ref().is_some_and(|active| active.external) {
+        return Ok(None);
     }
-    let mut leases = Vec::new();
-    for (property, interface) in [
-        ("Dhcp4Config", "org.freedesktop.NetworkManager.DHCP4Config"),
-        ("Dhcp6Config", "org.freedesktop.NetworkManager.DHCP6Config"),
-    ] {
-        let config: OwnedObjectPath = device.get_property(property).await?;
-        if config.as_str() != "/" {
-            let config = bus::proxy(connection, NAME, config.as_str(), interface).await?;
-            let options: HashMap<String, OwnedValue> = config.get_property("Options").await?;
-            leases.extend(lease(&options, scene));
-        }
-    }
+    let held = match &active {
+        Some(active) => held::held(&client, &device, active, scene).await?,
+        None => Err(String::new()),
+    };
+    let (v4, v6) = try_join(device.lease(false), device.lease(true)).await?;
+    let leases = [v4, v6]
+        .iter()
+        .filter_map(|options| lease(options, scene))
+        .collect();
     Ok(Some(Told {
-        process,
-        profile,
+        process: client.process,
+        profile: active.map(|active| active.name),
         leases,
+        held,
     }))
 }
 

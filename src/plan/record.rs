@@ -202,6 +202,13 @@ impl Record {
         })
     }
 
+    /// Whether a port of the bridge is there for those who were handed the
+    /// bridge, and no guest's.
+    pub fn has_made(&self, port: &IfName) -> bool {
+        let mut made = self.holds.iter().filter_map(|hold| hold.port(&self.bridge.name));
+        made.any(|name| name == *port)
+    }
+
     /// Whether the uplink of `live` is the one that the record is of.
     pub fn is_of(&self, live: &HostState) -> bool {
         live.link(&self.uplink.name)

@@ -92,6 +92,27 @@ impl Machine {
         machine
     }
 
+    /// Starts a real systemd-udevd, with only those rules that set up a link
+    /// or are NetworkManager's: to NetworkManager a device that is made later
+    /// is not there before udev has seen it.
+    pub fn start_udev(&self) {
+        self.sh("
+            mkdir /run/rules
+            cd /usr/lib/udev/rules.d
+            for rules in 80-net-setup-link.rules *-nm-*.rules; do cp $rules /run/rules; done
+            mount --bind /run/rules /usr/lib/udev/rules.d");
+        self.start("/lib/systemd/systemd-udevd", &["--resolve-names=never"]);
+        // It reads its rules before it listens: give it something to see.
+        self.until(
+            "
+            ip link add seen0 type bridge
+            index=$(cat /sys/class/net/seen0/ifindex)
+            sleep 0.2
+            ip link del seen0
+            ! grep -q ^V:1 /run/udev/data/n$index || ! grep -q ^I:1$ /run/udev/data/n$index",
+        );
+    }
+
     /// A command that will run in it.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");

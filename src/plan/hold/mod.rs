@@ -4,14 +4,18 @@
 mod dhclient;
 mod dhcpcd;
 mod keeper;
+mod network_manager;
 mod networkd;
 pub mod resolved;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::IfName;
+
 pub use dhclient::Dhclient;
 pub use dhcpcd::Dhcpcd;
 pub use keeper::{Client, Extra, Identity, Kept, Sent};
+pub use network_manager::NetworkManager;
 pub use networkd::NetworkdHold;
 pub use resolved::ResolvedHold;
 
@@ -29,6 +33,8 @@ pub enum Hold {
     Networkd(NetworkdHold),
     /// systemd-resolved, where nobody else tells it of the bridge.
     Resolved(ResolvedHold),
+    /// A profile of NetworkManager's.
+    NetworkManager(NetworkManager),
     /// ISC's dhclient.
     Dhclient(Dhclient),
     /// dhcpcd.
@@ -38,6 +44,14 @@ pub enum Hold {
 }
 
 impl Hold {
+    /// A port that the way makes beside the uplink; it is no guest's.
+    pub fn port(&self, bridge: &IfName) -> Option<IfName> {
+        match self {
+            Self::NetworkManager(held) => held.port(bridge),
+            _ => None,
+        }
+    }
+
     /// What becomes of the uplink's manager, as the end of a sentence.
     pub fn fate(&self) -> &'static str {
         match self {
