@@ -31,7 +31,7 @@
 //! - `tool`: the host's own programs, for those two.
 //! - [`sys`]: the only unsafe: TAP ioctls, descriptor passing, capabilities,
 //!   seccomp, pidfds, packet sockets.
-//! - [`helper`], `cli`: the ways in.
+//! - [`helper`], `cli`, `hook`: the ways in.
 //!
 //! What is not [`model`]'s names, [`sys`] and [`helper`] is behind the feature
 //! `cli`: `vmbr-helper` is built without it.
@@ -44,6 +44,8 @@ pub mod cli;
 #[cfg(feature = "cli")]
 pub mod doctor;
 pub mod helper;
+#[cfg(feature = "cli")]
+pub mod hook;
 pub mod model;
 #[cfg(feature = "cli")]
 pub mod netlink;
