@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use macaddr::MacAddr6;
 
 use crate::apply::namespace::RUN_DIR;
+use crate::guard::Rule;
 use crate::model::IfName;
 use crate::model::bridge::PORTS_MAX;
 use crate::model::ifname::IfNameError;
@@ -231,6 +232,16 @@ pub struct TapAdd {
     /// It reaches the uplink and the host, but no other isolated port
     #[arg(long)]
     pub isolated: bool,
+    /// Let the guest speak as itself only: as its MAC ('mac'), or as its MAC
+    /// and these addresses and prefixes, with commas between
+    ///
+    /// With addresses given, what is dropped: other sources in IPv4, IPv6, ARP
+    /// and neighbour discovery, VLAN tags, answers of DHCP servers, router
+    /// advertisements, redirects. A family with no address given is shut. The
+    /// link-local address is the one made of the MAC; one that the guest makes
+    /// otherwise has to be given, too.
+    #[arg(long, value_name = "mac|ADDR,...", requires = "mac")]
+    pub guard: Option<Rule>,
 }
 
 /// Arguments of `vmbr tap del`.

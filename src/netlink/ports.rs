@@ -10,6 +10,7 @@ use netlink_packet_route::link::{
 };
 use nix::unistd::{Gid, Uid};
 
+use crate::guard::Guard;
 use crate::model::IfName;
 use crate::model::link::Tun;
 use crate::sys::netdev::{Control, IfIndex};
@@ -25,6 +26,8 @@ const BATCH: usize = 64;
 /// What a [`PortError`] says where a TAP cannot be made, because its name is
 /// taken for instance.
 pub const MAKING: &str = "make the TAP";
+/// What it says where the guard cannot be set.
+pub const GUARDING: &str = "guard";
 /// The MTU in bytes that the kernel gives a new TAP (`ETH_DATA_LEN`).
 const NEW_TAP_MTU: u32 = 1500;
 
@@ -63,6 +66,8 @@ pub struct TapOptions {
     pub mtu: Option<u32>,
     /// They reach no other isolated port.
     pub isolated: bool,
+    /// The guest speaks as itself only.
+    pub guard: Option<Guard>,
 }
 
 /// Makes persistent TAPs of these names and puts them on a bridge, up: all of
@@ -191,7 +196,7 @@ fn join(taps: &[(IfName, u32)], bridge: &IfName, options: &TapOptions) -> Result
         }
         (RouteNetlinkMessage::SetLink(message).into(), 0)
     };
-    if !options.isolated {
+    if !options.isolated && options.guard.is_none() {
         return change_each(taps, "put on its bridge", |tap| {
             set(tap, attributes.clone(), true)
         });
@@ -199,17 +204,31 @@ fn join(taps: &[(IfName, u32)], bridge: &IfName, options: &TapOptions) -> Result
     change_each(taps, "put on its bridge", |tap| {
         set(tap, attributes.clone(), false)
     })?;
-    change_each(taps, "isolate", |tap| {
-        let port = LinkAttribute::LinkInfo(vec![
-            LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
-        ]);
-        (
-            RouteNetlinkMessage::NewLink(write::link_with(tap, port)).into(),
-            0,
-        )
-    })?;
+    if options.isolated {
+        change_each(taps, "isolate", isolate)?;
+    }
+    if let Some(guard) = &options.guard {
+        let rtnl = Rtnl::open().map_err(fail("open rtnetlink for"))?;
+        for (name, tap) in taps {
+            rtnl.guard(IfIndex(*tap), guard).map_err(|source| PortError {
+                port: name.clone(),
+                doing: GUARDING,
+                source: source.into(),
+            })?;
+        }
+    }
     change_each(taps, "set up", |tap| set(tap, Vec::new(), true))
+}
+
+fn isolate(tap: u32) -> Message {
+    let port = LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
+    ]);
+    (
+        RouteNetlinkMessage::NewLink(write::link_with(tap, port)).into(),
+        0,
+    )
 }
 
 /// Pins the MTU of a bridge: one that nobody set follows the smallest of its

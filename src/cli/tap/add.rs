@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User};
 use serde_json::json;
 
+use crate::guard::Guard;
 use crate::model::bridge::PORTS_MAX;
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::ports::{self, PortError, TapOptions};
@@ -14,7 +15,7 @@ use crate::sys::tap::TAP_MAC_BYTE;
 
 use super::change::Place;
 use super::outcome::{Error, log, print, print_json};
-use super::{Args, entry, few, group, look, require_privilege, user};
+use super::{Args, GuardEntry, Guards, entry, few, group, look, require_privilege, user};
 use crate::cli::args::TapAdd;
 
 /// How often it looks anew where another program makes the same TAP meanwhile.
@@ -76,10 +77,11 @@ fn attempt(wanted: &Wanted, live: &HostState) -> Result<Vec<IfName>, Failure> {
 fn compare(wanted: &Wanted, live: &HostState) -> (Vec<IfName>, Vec<Refusal>) {
     let mut missing = Vec::new();
     let mut refusals = Vec::new();
+    let guards = Guards::open();
     for name in &wanted.names {
         match live.link(name) {
             None => missing.push(name.clone()),
-            Some(link) => refusals.extend(difference(link, wanted)),
+            Some(link) => refusals.extend(difference(link, guards.of(link), wanted)),
         }
     }
     let bridge = &wanted.bridge;
@@ -95,7 +97,7 @@ fn compare(wanted: &Wanted, live: &HostState) -> (Vec<IfName>, Vec<Refusal>) {
 }
 
 /// In what a device that stands differs from what was asked for.
-fn difference(link: &Link, wanted: &Wanted) -> Option<Refusal> {
+fn difference(link: &Link, guard: Option<Guard>, wanted: &Wanted) -> Option<Refusal> {
     let name = &link.name;
     let Some(tun) = link.tun.as_ref().filter(|tun| tun.tap) else {
         let kind = link.kind.as_deref().unwrap_or("NIC");
@@ -140,6 +142,8 @@ fn difference(link: &Link, wanted: &Wanted) -> Option<Refusal> {
     let isolated = link.port.as_ref().is_some_and(|port| port.isolated);
     let words = |isolated: bool| if isolated { "isolated" } else { "open" }.to_owned();
     note("port", words(isolated), words(options.isolated));
+    let words = |guard: Option<Guard>| guard.map_or_else(nobody, |guard| GuardEntry::from(guard).words());
+    note("guard", words(guard), words(options.guard.clone()));
     if !tun.persistent {
         found.push("it goes with the program that holds it".to_owned());
     }
@@ -191,6 +195,7 @@ fn options(add: &TapAdd) -> Result<TapOptions, Error> {
         mac: add.mac.map(own_mac),
         mtu: add.mtu,
         isolated: add.isolated,
+        guard: add.guard.as_ref().zip(add.mac).map(|(rule, mac)| rule.of(mac)),
     })
 }
 
@@ -285,6 +290,16 @@ fn is_taken(error: &PortError) -> bool {
 fn failed(bridge: &IfName, error: &PortError) -> Error {
     let remedy = if error.source.is(Errno::EXFULL) {
         format!("{bridge} has all the {PORTS_MAX} ports that a bridge can have: remove some; none was made")
+    } else if error.doing == ports::GUARDING {
+        if error.source.is(Errno::EEXIST) {
+            format!(
+                "another port of {bridge} has that MAC for its guest: give each guest its own; none was made"
+            )
+        } else {
+            "a guard needs a kernel with CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS (modules cls_bpf, \
+             sch_ingress); none was made"
+                .to_owned()
+        }
     } else if error.source.is(Errno::ENOENT) || error.source.is(Errno::ENODEV) {
         "if /dev/net/tun is missing: modprobe tun; none was made".to_owned()
     } else {
@@ -299,10 +314,11 @@ fn failed(bridge: &IfName, error: &PortError) -> Error {
 fn tell(wanted: &Wanted, made: &[IfName], args: &Args) -> Result<(), Error> {
     if args.json {
         let live = look()?;
+        let guards = Guards::open();
         let taps: Vec<_> = wanted
             .names
             .iter()
-            .filter_map(|name| live.link(name).and_then(entry))
+            .filter_map(|name| entry(live.link(name)?, &guards))
             .collect();
         print_json(&json!({"taps": taps}));
         return Ok(());

@@ -3,11 +3,16 @@
 use serde_json::json;
 
 use super::outcome::{Error, print, print_json};
-use super::{Args, Entry, entry, group, look, user};
+use super::{Args, Entry, Guards, entry, group, look, user};
 
 /// Runs `vmbr tap list`.
 pub fn run(args: &Args) -> Result<(), Error> {
-    let taps: Vec<Entry> = look()?.links.iter().filter_map(entry).collect();
+    let guards = Guards::open();
+    let taps: Vec<Entry> = look()?
+        .links
+        .iter()
+        .filter_map(|link| entry(link, &guards))
+        .collect();
     if args.json {
         print_json(&json!({"taps": taps}));
     } else if taps.is_empty() {
@@ -40,13 +45,16 @@ fn cells(tap: &Entry) -> [String; 7] {
     let none = || "-".to_owned();
     let mut notes = Vec::new();
     if tap.in_use {
-        notes.push("in use");
+        notes.push("in use".to_owned());
     }
     if !tap.persistent {
-        notes.push("goes with its program");
+        notes.push("goes with its program".to_owned());
     }
     if tap.isolated {
-        notes.push("isolated");
+        notes.push("isolated".to_owned());
+    }
+    if let Some(guard) = &tap.guard {
+        notes.push(format!("guarded: {}", guard.words()));
     }
     [
         tap.name.to_string(),

@@ -7,8 +7,11 @@ mod list;
 use macaddr::MacAddr6;
 use serde::Serialize;
 
+use crate::guard::Guard;
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::dump;
+use crate::sys::netdev::IfIndex;
+use crate::sys::rtnl::Rtnl;
 
 use super::args::{Args, Tap};
 use super::outcome::Error;
@@ -35,12 +38,59 @@ struct Entry {
     queues: u32,
     /// Whether it reaches no other isolated port.
     isolated: bool,
+    /// What the guest is held to.
+    guard: Option<GuardEntry>,
     /// Largest packet in bytes.
     mtu: u32,
     /// Whether it stays when nobody holds it.
     persistent: bool,
     /// Whether a program holds it.
     in_use: bool,
+}
+
+/// What a guest is held to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GuardEntry {
+    /// Its MAC.
+    #[serde(serialize_with = "super::status::lower_case")]
+    pub mac: Option<MacAddr6>,
+    /// Its addresses and prefixes; none where only the MAC is held to.
+    pub addresses: Vec<String>,
+}
+
+impl GuardEntry {
+    /// For people.
+    pub fn words(&self) -> String {
+        let mac = self.mac.map(|mac| mac.to_string().to_lowercase());
+        let all = mac.iter().chain(&self.addresses).map(String::as_str);
+        all.collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl From<Guard> for GuardEntry {
+    fn from(guard: Guard) -> Self {
+        Self {
+            mac: Some(guard.mac),
+            addresses: guard.networks.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// Asks for the guards of TAPs.
+pub struct Guards(Option<Rtnl>);
+
+impl Guards {
+    /// Begins to ask.
+    pub fn open() -> Self {
+        Self(Rtnl::open().ok())
+    }
+
+    /// The guard of a device.
+    pub fn of(&self, link: &Link) -> Option<Guard> {
+        let rtnl = self.0.as_ref().filter(|_| link.is_tap())?;
+        // A TAP that goes meanwhile has none.
+        rtnl.guard_of(IfIndex(link.index)).ok().flatten()
+    }
 }
 
 /// Runs `vmbr tap`.
@@ -57,7 +107,7 @@ fn look() -> Result<HostState, Error> {
 }
 
 /// What is told of a device, if it is a TAP.
-fn entry(link: &Link) -> Option<Entry> {
+fn entry(link: &Link, guards: &Guards) -> Option<Entry> {
     let tun = link.tun.as_ref().filter(|tun| tun.tap)?;
     Some(Entry {
         name: link.name.clone(),
@@ -68,6 +118,7 @@ fn entry(link: &Link) -> Option<Entry> {
         group: tun.group,
         queues: tun.queues_meant.unwrap_or(tun.queues),
         isolated: link.port.as_ref().is_some_and(|port| port.isolated),
+        guard: guards.of(link).map(GuardEntry::from),
         mtu: link.mtu,
         persistent: tun.persistent,
         in_use: tun.held,
