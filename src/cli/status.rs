@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::apply::lock;
 use crate::apply::recover::{self, milliseconds_left};
+use crate::model::bridge::PORTS_MAX;
 use crate::model::link::Traffic;
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::dump::{self, Learned};
@@ -20,10 +21,6 @@ use super::args::{Args, Status};
 use super::change::Place;
 use super::outcome::{Error, print, print_json};
 use super::picture;
-
-/// The most ports that a bridge can have (`BR_MAX_PORTS`,
-/// net/bridge/br_private.h, without the one that is never used).
-const PORTS_MAX: usize = 1023;
 
 /// A bridge of the host.
 #[derive(Debug, Serialize)]
@@ -120,7 +117,7 @@ impl From<Traffic> for GuestTraffic {
     }
 }
 
-fn lower_case<S: serde::Serializer>(mac: &Option<MacAddr6>, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn lower_case<S: serde::Serializer>(mac: &Option<MacAddr6>, serializer: S) -> Result<S::Ok, S::Error> {
     mac.map(|mac| mac.to_string().to_lowercase())
         .serialize(serializer)
 }

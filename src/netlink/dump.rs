@@ -111,6 +111,20 @@ pub fn picture() -> io::Result<(HostState, Vec<Learned>)> {
     })
 }
 
+/// Reads the devices alone.
+///
+/// # Errors
+/// As of [`snapshot`].
+pub fn devices() -> io::Result<HostState> {
+    with_handle(async |handle| {
+        let (links, _) = links(&handle).await?;
+        Ok(HostState {
+            links,
+            ..HostState::default()
+        })
+    })
+}
+
 /// The options of every bridge.
 ///
 /// # Errors
