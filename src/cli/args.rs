@@ -74,6 +74,14 @@ pub enum Command {
     /// host is booted.
     #[command(subcommand)]
     Tap(Tap),
+    /// Do what libvirt's hooks ask for
+    ///
+    /// Makes the TAPs of a domain before it starts and removes them when it is
+    /// gone: those of <interface type='ethernet'> with a <target dev='...'
+    /// managed='no'/>. libvirt calls this by the hook that
+    /// 'scripts/install --libvirt' installs, with the XML on standard input.
+    #[command(subcommand)]
+    Hook(Hook),
     /// Find and explain what cuts guests, or the host, off the network
     ///
     /// Looks at bridges and their ports, at the firewall, the kernel's
@@ -96,6 +104,32 @@ pub enum Command {
     /// Lead the host back if the vmbr that changes it dies
     #[command(hide = true)]
     Watchdog(Watchdog),
+}
+
+/// Which of libvirt's hooks it is (<https://libvirt.org/hooks.html>).
+#[derive(Debug, Subcommand)]
+pub enum Hook {
+    /// Of a domain
+    Qemu(HookCall),
+    /// Of a network
+    Network(HookCall),
+}
+
+/// What libvirt's hooks are called with.
+#[derive(Debug, clap::Args)]
+pub struct HookCall {
+    /// The domain's or the network's name
+    #[arg(allow_hyphen_values = true)]
+    pub object: String,
+    /// What happens to it: prepare, start, release, ...
+    #[arg(allow_hyphen_values = true)]
+    pub operation: String,
+    /// Whether that begins or has ended
+    #[arg(allow_hyphen_values = true)]
+    pub suboperation: String,
+    /// More of it
+    #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
+    pub extra: Vec<String>,
 }
 
 /// Arguments of `vmbr up`.

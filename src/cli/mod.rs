@@ -7,6 +7,7 @@ mod confirm;
 mod doctor;
 mod down;
 mod generate;
+mod hook;
 pub mod outcome;
 mod picture;
 mod recover;
@@ -37,6 +38,7 @@ pub fn main() -> ExitCode {
         Command::Recover => recover::run(&args),
         Command::Status(status) => status::run(status, &args),
         Command::Tap(tap) => tap::run(tap, &args),
+        Command::Hook(call) => hook::run(call, &args),
         // Findings are no failure, and yet a status.
         Command::Doctor(doctor) => return doctor::run(doctor, &args).unwrap_or_else(|e| e.tell(args.json)),
         Command::Completions { shell } => generate::completions(*shell),

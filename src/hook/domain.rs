@@ -22,6 +22,7 @@ use std::fmt;
 use macaddr::MacAddr6;
 use roxmltree::{Document, Node, ParsingOptions};
 
+use crate::guard::Rule;
 use crate::model::IfName;
 
 /// The namespace of vmbr's elements in a domain's metadata.
@@ -52,12 +53,14 @@ pub struct Settings {
     /// Whether it is kept apart from other isolated ports.
     pub isolated: bool,
     /// What the guest may speak as, as `vmbr tap add --guard` has it.
-    pub guard: Option<String>,
+    pub guard: Option<Rule>,
 }
 
 /// What a domain asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domain {
+    /// What tells it from every other: its UUID.
+    pub uuid: Option<String>,
     /// Its TAPs, in the order of its interfaces.
     pub taps: Vec<Wanted>,
     /// As whom QEMU runs, where the domain says so itself
@@ -78,6 +81,28 @@ impl fmt::Display for DomainError {
 
 impl std::error::Error for DomainError {}
 
+impl DomainError {
+    /// What was given is of something else.
+    pub(super) fn other(what: &str, root: Node<'_, '_>) -> Self {
+        Self(format!(
+            "this is no {what}'s XML, but a <{}>",
+            root.tag_name().name()
+        ))
+    }
+}
+
+/// Reads XML that others wrote; `what` is said to be of.
+pub(super) fn document<'a>(xml: &'a str, what: &str) -> Result<Document<'a>, DomainError> {
+    let options = ParsingOptions {
+        // Entities could make a short document a long one.
+        allow_dtd: false,
+        nodes_limit: MOST_NODES,
+        ..ParsingOptions::default()
+    };
+    Document::parse_with_options(xml, options)
+        .map_err(|error| DomainError(format!("the {what}'s XML cannot be read: {error}")))
+}
+
 impl Domain {
     /// Reads a domain's XML. What vmbr is not asked for is not looked at.
     ///
@@ -85,25 +110,13 @@ impl Domain {
     /// It is no XML, or no domain's; vmbr's own words in it are not
     /// understood, or ask for what cannot be.
     pub fn parse(xml: &str) -> Result<Self, DomainError> {
-        let options = ParsingOptions {
-            // Entities could make a short document a long one.
-            allow_dtd: false,
-            nodes_limit: MOST_NODES,
-            ..ParsingOptions::default()
-        };
-        let document = Document::parse_with_options(xml, options)
-            .map_err(|error| DomainError(format!("the domain's XML cannot be read: {error}")))?;
+        let document = document(xml, "domain")?;
         let root = document.root_element();
         // For a migration libvirt wraps it (qemuMigrationSrcBegin()).
         let domain = if root.has_tag_name("domain") {
             root
         } else {
-            child(root, "domain").ok_or_else(|| {
-                DomainError(format!(
-                    "this is no domain's XML, but a <{}>",
-                    root.tag_name().name()
-                ))
-            })?
+            child(root, "domain").ok_or_else(|| DomainError::other("domain", root))?
         };
         let told = told(domain)?;
         let mut taps: Vec<Wanted> = Vec::new();
@@ -131,7 +144,12 @@ impl Domain {
         let dac =
             |node: &Node<'_, '_>| node.has_tag_name("seclabel") && node.attribute("model") == Some("dac");
         let label = domain.children().find(dac).and_then(|node| child(node, "label"));
+        let uuid = child(domain, "uuid").and_then(|node| node.text());
+        let uuid = uuid
+            .map(str::trim)
+            .filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'));
         Ok(Self {
+            uuid: uuid.filter(|text| !text.is_empty()).map(str::to_owned),
             taps,
             label: label
                 .and_then(|node| node.text())
@@ -140,7 +158,8 @@ impl Domain {
     }
 }
 
-fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
+/// The first child of a name.
+pub(super) fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
     node.children().find(|child| child.has_tag_name(name))
 }
 
@@ -178,7 +197,11 @@ fn settings(tap: Node<'_, '_>) -> Result<(Option<IfName>, Settings), DomainError
         match attribute.name() {
             "dev" => dev = Some(name("dev", value)?),
             "bridge" => settings.bridge = Some(name("bridge", value)?),
-            "guard" => settings.guard = Some(value.to_owned()),
+            "guard" => {
+                let rule = value.parse();
+                let rule = rule.map_err(|error| DomainError(format!("vmbr's metadata: guard: {error}")))?;
+                settings.guard = Some(rule);
+            }
             "isolated" => {
                 settings.isolated = match value {
                     "yes" => true,
@@ -281,7 +304,7 @@ mod tests {
                 settings: Settings {
                     bridge: "br1".parse().ok(),
                     isolated: true,
-                    guard: Some("mac".into()),
+                    guard: "mac".parse().ok(),
                 },
             }]
         );
@@ -324,6 +347,7 @@ mod tests {
             (ours("<v:tap/><v:tap/>"), WEB0, "twice of all other TAPs"),
             (ours("<v:tap dev='web1'/>"), WEB0, "names web1"),
             (ours("<v:tap bridge='a/b'/>"), WEB0, "bridge='a/b'"),
+            (ours("<v:tap guard='192.0.2'/>"), WEB0, "guard: "),
             (
                 String::new(),
                 "<interface type='ethernet'><target dev='far-too-long-a-name' managed='no'/></interface>",
@@ -366,6 +390,13 @@ mod tests {
             <seclabel type='static' model='dac'><label> +107:+107 </label></seclabel></domain>";
         assert_eq!(Domain::parse(text).unwrap().label.as_deref(), Some("+107:+107"));
         assert_eq!(Domain::parse("<domain/>").unwrap().label, None);
+        let uuid = |text: &str| {
+            Domain::parse(&format!("<domain><uuid>{text}</uuid></domain>"))
+                .unwrap()
+                .uuid
+        };
+        assert_eq!(uuid(" 6c3f-01 ").as_deref(), Some("6c3f-01"));
+        assert_eq!((uuid(""), uuid("a b")), (None, None));
     }
 
     #[test]

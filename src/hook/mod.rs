@@ -3,13 +3,11 @@
 //!
 //! - [`domain`]: what a domain's XML asks for. Pure.
 //! - [`qemu_conf`]: as whom libvirt runs QEMU. Pure, but for one read.
-//! - [`qemu`], [`network`]: the two hooks.
+//! - [`network`]: what a network's XML asks for. Pure.
 //!
-//! libvirt waits for a hook, holds locks meanwhile, and takes what it prints
-//! for an answer: nothing is printed to standard output, and libvirt is never
-//! asked anything. Which of its calls may fail, and what comes of it, is in
-//! [`qemu`].
+//! `cli::hook` does what these ask for.
 #![forbid(unsafe_code)]
 
 pub mod domain;
+pub mod network;
 pub mod qemu_conf;

@@ -81,19 +81,15 @@ pub struct Tun {
     /// More than one queue may be attached (`IFF_MULTI_QUEUE`).
     #[serde(default, skip_serializing_if = "is_default")]
     pub multi_queue: bool,
-    /// How many queues it was made for, where `vmbr tap add` made it for more
-    /// than one.
+    /// How many queues it was made for, where vmbr made it for more than one.
     #[serde(default, skip_serializing_if = "is_default")]
     pub queues_meant: Option<u32>,
+    /// The libvirt domain that vmbr made it for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub domain: Option<String>,
     /// A program holds it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub held: bool,
-}
-
-impl Tun {
-    /// What the alias of a TAP says of its queues (`ip link show` shows it).
-    /// The kernel knows only whether there can be more than one.
-    pub const QUEUES_ALIAS: &str = "vmbr queues=";
 }
 
 /// A port of a bridge (`IFLA_BRPORT_*`).

@@ -12,7 +12,7 @@ use nix::unistd::{Gid, Uid};
 
 use crate::guard::Guard;
 use crate::model::IfName;
-use crate::model::link::Tun;
+use crate::model::mark::Mark;
 use crate::sys::netdev::{Control, IfIndex};
 use crate::sys::rtnl::{AttachedQueues, Rtnl};
 use crate::sys::tap::{self, Tap, TapFeatures, TapName};
@@ -68,6 +68,8 @@ pub struct TapOptions {
     pub isolated: bool,
     /// The guest speaks as itself only.
     pub guard: Option<Guard>,
+    /// The libvirt domain that they are for: a word.
+    pub domain: Option<String>,
 }
 
 /// Makes persistent TAPs of these names and puts them on a bridge, up: all of
@@ -180,12 +182,12 @@ fn join(taps: &[(IfName, u32)], bridge: &IfName, options: &TapOptions) -> Result
     if let Some(mac) = options.mac {
         attributes.push(LinkAttribute::Address(mac.as_bytes().to_vec()));
     }
-    if options.queues > 1 {
-        attributes.push(LinkAttribute::IfAlias(format!(
-            "{}{}",
-            Tun::QUEUES_ALIAS,
-            options.queues
-        )));
+    let mark = Mark {
+        queues: Some(options.queues).filter(|queues| *queues > 1),
+        domain: options.domain.clone(),
+    };
+    if !mark.is_empty() {
+        attributes.push(LinkAttribute::IfAlias(mark.to_string()));
     }
     let set = |tap: u32, attributes: Vec<LinkAttribute>, up: bool| {
         let mut message = write::link(tap);

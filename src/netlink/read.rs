@@ -17,6 +17,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 
 use crate::model::link::{Port, Traffic, Tun};
+use crate::model::mark::Mark;
 use crate::model::route::RouteMetric;
 use crate::model::rule::RuleHeader;
 use crate::model::{
@@ -95,7 +96,7 @@ pub fn link(message: &LinkMessage, names: &Names) -> Option<Link> {
         .attributes
         .iter()
         .any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
-    let (mut cable, mut meant) = (false, None);
+    let (mut cable, mut mark) = (false, Mark::default());
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Address(bytes) => link.mac = six(bytes),
@@ -110,7 +111,7 @@ pub fn link(message: &LinkMessage, names: &Names) -> Option<Link> {
             }
             LinkAttribute::LinkInfo(infos) => link_info(&mut link, infos),
             LinkAttribute::Carrier(carrier) => cable = *carrier != 0,
-            LinkAttribute::IfAlias(alias) => meant = alias.strip_prefix(Tun::QUEUES_ALIAS),
+            LinkAttribute::IfAlias(alias) => mark = Mark::read(alias),
             _ => {}
         }
     }
@@ -118,7 +119,8 @@ pub fn link(message: &LinkMessage, names: &Names) -> Option<Link> {
         // Of one with a single queue the kernel tells no number, but it has a
         // carrier as long as it is attached (tun_set_iff(), __tun_detach()).
         tun.held |= cable;
-        tun.queues_meant = meant.and_then(|number| number.parse().ok());
+        tun.queues_meant = mark.queues;
+        tun.domain = mark.domain;
     }
     Some(link)
 }

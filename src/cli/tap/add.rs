@@ -22,32 +22,45 @@ use crate::cli::args::TapAdd;
 const TRIES: u32 = 3;
 
 /// What was asked for.
-struct Wanted {
-    names: Vec<IfName>,
-    bridge: IfName,
-    options: TapOptions,
+pub struct Wanted {
+    /// The TAPs.
+    pub names: Vec<IfName>,
+    /// Their bridge.
+    pub bridge: IfName,
+    /// What they are.
+    pub options: TapOptions,
 }
 
 /// Runs `vmbr tap add`.
 pub fn run(add: &TapAdd, args: &Args) -> Result<(), Error> {
     require_privilege()?;
-    let names = names(add)?;
-    let options = options(add)?;
+    let live = look()?;
+    let wanted = Wanted {
+        names: names(add)?,
+        bridge: bridge(add.bridge.as_ref(), &live, args)?,
+        options: options(add)?,
+    };
+    let made = ensure(&wanted, live)?;
+    tell(&wanted, &made, args)
+}
+
+/// Sees that the TAPs are there, as they are wanted, and gives the names of
+/// those that it made: all of those that were missing, or none. `live` is a
+/// look at the host's devices.
+///
+/// # Errors
+/// One stands that is not as it is wanted; or one cannot be made.
+pub fn ensure(wanted: &Wanted, mut live: HostState) -> Result<Vec<IfName>, Error> {
     let mut tries = 1;
-    let (wanted, made) = loop {
-        let live = look()?;
-        let wanted = Wanted {
-            names: names.clone(),
-            bridge: bridge(add.bridge.as_ref(), &live, args)?,
-            options: options.clone(),
-        };
-        match attempt(&wanted, &live) {
+    let made = loop {
+        match attempt(wanted, &live) {
             // Someone else was faster. If it is the same TAP, all is well.
             Err(Failure::Port(error)) if is_taken(&error) && tries < TRIES => tries += 1,
             Err(Failure::Port(error)) => return Err(failed(&wanted.bridge, &error)),
             Err(Failure::Refused(refusals)) => return Err(Error::Refused(refusals)),
-            Ok(made) => break (wanted, made),
+            Ok(made) => break made,
         }
+        live = look()?;
     };
     if !made.is_empty() {
         log(
@@ -55,7 +68,7 @@ pub fn run(add: &TapAdd, args: &Args) -> Result<(), Error> {
             &format!("made {} on {}", few(made.iter()), wanted.bridge),
         );
     }
-    tell(&wanted, &made, args)
+    Ok(made)
 }
 
 enum Failure {
@@ -96,6 +109,11 @@ fn compare(wanted: &Wanted, live: &HostState) -> (Vec<IfName>, Vec<Refusal>) {
     (missing, refusals)
 }
 
+/// Whether a device stands that is not as it is wanted.
+pub fn stands_otherwise(link: &Link, wanted: &Wanted) -> bool {
+    difference(link, Guards::open().of(link), wanted).is_some()
+}
+
 /// In what a device that stands differs from what was asked for.
 fn difference(link: &Link, guard: Option<Guard>, wanted: &Wanted) -> Option<Refusal> {
     let name = &link.name;
@@ -115,6 +133,11 @@ fn difference(link: &Link, guard: Option<Guard>, wanted: &Wanted) -> Option<Refu
     };
     let nobody = || "none".to_owned();
     let name_of = |master: &Option<IfName>| master.as_ref().map_or_else(nobody, ToString::to_string);
+    note(
+        "domain",
+        tun.domain.clone().unwrap_or_else(nobody),
+        options.domain.clone().unwrap_or_else(nobody),
+    );
     note("bridge", name_of(&link.master), wanted.bridge.to_string());
     note(
         "owner",
@@ -196,6 +219,7 @@ fn options(add: &TapAdd) -> Result<TapOptions, Error> {
         mtu: add.mtu,
         isolated: add.isolated,
         guard: add.guard.as_ref().zip(add.mac).map(|(rule, mac)| rule.of(mac)),
+        domain: None,
     })
 }
 
@@ -240,7 +264,10 @@ fn unknown(what: &str, errno: Errno) -> Error {
 }
 
 /// The bridge that was named, or the only one that vmbr made, or br0.
-fn bridge(named: Option<&IfName>, live: &HostState, args: &Args) -> Result<IfName, Error> {
+///
+/// # Errors
+/// There is none, or none that stands out.
+pub fn bridge(named: Option<&IfName>, live: &HostState, args: &Args) -> Result<IfName, Error> {
     let bridges: Vec<&IfName> = live
         .links
         .iter()

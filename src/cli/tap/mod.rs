@@ -1,6 +1,6 @@
 //! `vmbr tap`.
 
-mod add;
+pub mod add;
 mod del;
 mod list;
 
@@ -102,7 +102,7 @@ pub fn run(tap: &Tap, args: &Args) -> Result<(), Error> {
     }
 }
 
-fn look() -> Result<HostState, Error> {
+pub fn look() -> Result<HostState, Error> {
     dump::devices().map_err(|error| Error::unreadable(&error))
 }
 
@@ -126,7 +126,7 @@ fn entry(link: &Link, guards: &Guards) -> Option<Entry> {
 }
 
 /// Names, a few of many: the first, and how many more there are.
-fn few<'a>(names: impl ExactSizeIterator<Item = &'a IfName>) -> String {
+pub fn few<'a>(names: impl ExactSizeIterator<Item = &'a IfName>) -> String {
     const SHOWN: usize = 5;
     let more = names.len().saturating_sub(SHOWN);
     let shown: Vec<&str> = names.take(SHOWN).map(IfName::as_str).collect();
