@@ -23,6 +23,7 @@ mod router;
 #[path = "common/taps.rs"]
 mod taps;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -577,13 +578,18 @@ fn fragment_cases() -> Vec<Case> {
     ]
 }
 
-/// Sends all frames by a port, and asserts that those arrive that should.
-fn held_to(host: &Host, tap: &str, honest: &[u8], passes: impl Fn(&Case) -> bool) {
-    let cases = cases();
+/// Sends all frames by a port, and gives the numbers of those that arrive.
+fn arriving(host: &Host, tap: &str, honest: &[u8], cases: &[Case]) -> BTreeSet<usize> {
     let ear = Ear::at(&host.lan, "lan0");
     let holder = Holder::of(&host.ns, tap);
     let all: Vec<Vec<u8>> = cases.iter().map(|case| case.frame.clone()).collect();
-    let heard = holder.arrive(&ear, &all, honest);
+    holder.arrive(&ear, &all, honest)
+}
+
+/// Sends all frames by a port, and asserts that those arrive that should.
+fn held_to(host: &Host, tap: &str, honest: &[u8], passes: impl Fn(&Case) -> bool) {
+    let cases = cases();
+    let heard = arriving(host, tap, honest, &cases);
     let mut wrong = Vec::new();
     for (number, case) in cases.iter().enumerate() {
         let (wanted, arrived) = (passes(case), heard.contains(&number));
@@ -645,6 +651,40 @@ fn a_family_without_an_address_is_shut() {
     held_to(&host, "t6", &honest, |case| {
         case.honest && ![0x0800, 0x0806].contains(&of(case))
     });
+}
+
+/// The same frames by a port that libvirt's `clean-traffic` holds: it shuts
+/// IPv6, and lets pass what DHCP servers say. With `--nocapture` it prints in
+/// what the two differ.
+#[test]
+fn clean_traffic_of_libvirt_beside_it() {
+    let host = bridged("libvirt");
+    host.vmbr(&["tap", "add", "guest0", "--mac", GUEST]).ok();
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/clean-traffic.ebtables");
+    host.sh(&format!("ebtables-nft-restore <{rules}"));
+    let cases = cases();
+    let theirs = arriving(&host, "guest0", &honest(), &cases);
+    let mut differ = Vec::new();
+    for (number, case) in cases.iter().enumerate() {
+        let kind = u16::from_be_bytes([case.frame[12], case.frame[13]]);
+        if theirs.contains(&number) != case.honest {
+            let passes = if case.honest { "dropped" } else { "passes" };
+            differ.push((kind, case.name, passes));
+        }
+    }
+    for (kind, name, passes) in &differ {
+        println!("{kind:04x} {name}: clean-traffic: {passes}");
+    }
+    let is = |kind, name, passes| differ.contains(&(kind, name, passes));
+    for case in cases.iter().filter(|case| case.honest) {
+        let kind = u16::from_be_bytes([case.frame[12], case.frame[13]]);
+        // A guest that asks whether its address is free (RFC 5227) is not heard.
+        let lost = kind == 0x86dd || case.name == "ARP probe";
+        assert_eq!(is(kind, case.name, "dropped"), lost, "{}", case.name);
+    }
+    for name in ["DHCP offer", "ICMP redirect", "UDP as nobody"] {
+        assert!(is(0x0800, name, "passes"), "{name}: {differ:?}");
+    }
 }
 
 #[test]
