@@ -406,15 +406,16 @@ pub fn neighbour_entry(message: &NeighbourMessage, names: &Names) -> Option<Neig
     })
 }
 
-/// An entry of a bridge's table that it learned by itself; none for one that
-/// someone set, the ports' own among them.
+/// An entry of a bridge's table for a MAC behind one of its ports: one that it
+/// learned, or that was fixed there; none for the devices' own.
 pub fn learned(message: &NeighbourMessage, names: &Names) -> Option<Learned> {
     let state: u16 = message.header.state.into();
-    let set = state & (neighbour::state::PERMANENT | neighbour::state::NOARP) != 0;
     let mac = message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::LinkLayerAddress(bytes) => six(bytes),
         _ => None,
     })?;
     let port = names.get(message.header.ifindex)?.clone();
-    (!set).then_some(Learned { port, mac })
+    let fixed = state & neighbour::state::NOARP != 0;
+    let own = state & neighbour::state::PERMANENT != 0;
+    (!own).then_some(Learned { port, mac, fixed })
 }

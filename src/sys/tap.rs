@@ -175,6 +175,19 @@ impl Tap {
     }
 }
 
+/// Attaches `tun` to a TAP that is there, as a guest's program does: it becomes
+/// a queue of it. Needs to be the owner, or CAP_NET_ADMIN. Where there is none
+/// of this name one is made.
+///
+/// # Errors
+/// EBUSY if somebody holds it, EPERM if it is another's, EINVAL if it was not
+/// made with the same [`TapFeatures::multi_queue`] or is no TAP.
+pub fn attach(tun: Tun, name: &IfName, features: TapFeatures) -> io::Result<OwnedFd> {
+    let Tun(queue) = tun;
+    set_iff(&queue, features.flags(), &mut ifreq::named(name))?;
+    Ok(queue)
+}
+
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.queue.as_fd()

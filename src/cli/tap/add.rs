@@ -17,6 +17,7 @@ use super::change::Place;
 use super::outcome::{Error, log, print, print_json};
 use super::{Args, GuardEntry, Guards, entry, few, group, look, require_privilege, user};
 use crate::cli::args::TapAdd;
+use crate::cli::warn;
 
 /// How often it looks anew where another program makes the same TAP meanwhile.
 const TRIES: u32 = 3;
@@ -68,7 +69,23 @@ pub fn ensure(wanted: &Wanted, mut live: HostState) -> Result<Vec<IfName>, Error
             &format!("made {} on {}", few(made.iter()), wanted.bridge),
         );
     }
+    if wanted.options.guard.is_some() && !made.is_empty() && !locks_ports() {
+        warn(
+            "this kernel cannot lock a bridge's port to a MAC (Linux 5.16 can): the filter at the TAP alone guards it",
+        );
+    }
     Ok(made)
+}
+
+/// Whether the kernel has `IFLA_BRPORT_LOCKED`; one that has not passes over
+/// what it does not know.
+fn locks_ports() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map(|word| word.trim().parse::<u32>());
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 16),
+        _ => true,
+    }
 }
 
 enum Failure {

@@ -4,6 +4,8 @@ pub mod add;
 mod del;
 mod list;
 
+use std::collections::BTreeSet;
+
 use macaddr::MacAddr6;
 use serde::Serialize;
 
@@ -77,19 +79,28 @@ impl From<Guard> for GuardEntry {
 }
 
 /// Asks for the guards of TAPs.
-pub struct Guards(Option<Rtnl>);
+pub struct Guards(Option<(Rtnl, BTreeSet<IfIndex>)>);
 
 impl Guards {
     /// Begins to ask.
     pub fn open() -> Self {
-        Self(Rtnl::open().ok())
+        let open = || {
+            let rtnl = Rtnl::open()?;
+            let candidates = rtnl.guardable()?;
+            Ok::<_, std::io::Error>((rtnl, candidates))
+        };
+        Self(open().ok())
     }
 
     /// The guard of a device.
     pub fn of(&self, link: &Link) -> Option<Guard> {
-        let rtnl = self.0.as_ref().filter(|_| link.is_tap())?;
+        let index = IfIndex(link.index);
+        let (rtnl, candidates) = self.0.as_ref()?;
+        if !link.is_tap() || !candidates.contains(&index) {
+            return None;
+        }
         // A TAP that goes meanwhile has none.
-        rtnl.guard_of(IfIndex(link.index)).ok().flatten()
+        rtnl.guard_of(index).ok().flatten()
     }
 }
 

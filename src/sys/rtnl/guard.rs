@@ -4,6 +4,7 @@
 //! which goes with it. Layouts: include/uapi/linux/{rtnetlink,pkt_sched,
 //! pkt_cls,neighbour}.h.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -26,6 +27,7 @@ const NLM_F_CREATE: u16 = 0x400;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
 const RTM_NEWQDISC: u16 = 36;
+const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_GETTFILTER: u16 = 46;
 
@@ -165,12 +167,35 @@ impl Rtnl {
         }
     }
 
+    /// The devices that can have a guard: they have the qdisc for it. With a
+    /// thousand ports this is one question instead of one for each.
+    ///
+    /// # Errors
+    /// As of send(2) and recv(2), or what the kernel answers.
+    pub fn guardable(&self) -> io::Result<BTreeSet<IfIndex>> {
+        let mut found = BTreeSet::new();
+        self.dump(
+            &tc(RTM_GETQDISC, NLM_F_DUMP, IfIndex(0), (0, 0, 0), &[]),
+            |kind, body| {
+                // struct tcmsg: family, padding, ifindex, handle, parent.
+                if kind == RTM_NEWQDISC && u32_at(body, 12) == Some(CLSACT) {
+                    found.extend(u32_at(body, 4).map(IfIndex));
+                }
+            },
+        )?;
+        Ok(found)
+    }
+
     /// The guard of a device; none where it has none of vmbr's. Needs no
     /// capability.
     ///
     /// # Errors
     /// As of send(2) and recv(2), or what the kernel answers.
     pub fn guard_of(&self, device: IfIndex) -> io::Result<Option<Guard>> {
+        // A program is longer than what the kernel makes room for in the first
+        // part of an answer, unless it has seen the size of the buffer.
+        self.ask(&message(super::RTM_GETLINK, 0, 0, device, &[]), |_, _| Some(()))?;
+        let mut found = None;
         let question = tc(
             RTM_GETTFILTER,
             NLM_F_DUMP,
@@ -178,33 +203,37 @@ impl Rtnl {
             (0, INGRESS, info(PASSES)),
             &[],
         );
-        let mut found = None;
-        // A program is longer than what the kernel makes room for in the first
-        // part of an answer, unless it has seen the size of the buffer.
-        self.ask(&message(super::RTM_GETLINK, 0, 0, device, &[]), |_, _| Some(()))?;
-        send(self.0.as_raw_fd(), &question, MsgFlags::empty())?;
+        let asked = self.dump(&question, |kind, body| {
+            if kind == RTM_NEWTFILTER && found.is_none() {
+                found = guard(body);
+            }
+        });
+        match asked {
+            // There is no such qdisc.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => Ok(None),
+            done => done.map(|()| found),
+        }
+    }
+
+    /// Asks for everything of a kind, and gives each answer to `take`.
+    fn dump(&self, question: &[u8], mut take: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        send(self.0.as_raw_fd(), question, MsgFlags::empty())?;
         let mut buffer = vec![0; super::ANSWER];
         loop {
             let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             let mut rest = buffer.get(..length).unwrap_or_default();
-            while let (Some(length), Some(kind), Some(body)) =
-                (u32_at(rest, 0), u16_at(rest, 4), rest.get(HEADER..))
-            {
+            while let (Some(length), Some(kind)) = (u32_at(rest, 0), u16_at(rest, 4)) {
+                let length = (length as usize).max(HEADER);
+                let body = rest.get(HEADER..length).unwrap_or_default();
                 match kind {
-                    NLMSG_DONE => return Ok(found),
+                    NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => {
                         let code = u32_at(body, 0).unwrap_or_default().cast_signed();
-                        return match code.wrapping_neg() {
-                            // There is no such qdisc.
-                            0 | libc::EINVAL | libc::ENOENT => Ok(None),
-                            code => Err(io::Error::from_raw_os_error(code)),
-                        };
+                        return Err(io::Error::from_raw_os_error(code.wrapping_neg()));
                     }
-                    RTM_NEWTFILTER => found = found.or_else(|| guard(body)),
-                    _ => {}
+                    kind => take(kind, body),
                 }
-                let length = (length as usize).max(HEADER).next_multiple_of(4);
-                rest = rest.get(length..).unwrap_or_default();
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
             }
         }
     }
@@ -212,8 +241,7 @@ impl Rtnl {
 
 /// The guard of a filter's description.
 fn guard(body: &[u8]) -> Option<Guard> {
-    let length = body.len();
-    let options = find(body.get(TCMSG..length)?, TCA_OPTIONS)?;
+    let options = find(body.get(TCMSG..)?, TCA_OPTIONS)?;
     let bytes = find(options, TCA_BPF_OPS)?;
     let instructions = bytes
         .chunks_exact(8)
