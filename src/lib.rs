@@ -30,11 +30,13 @@
 //! - `owners`: who else has a hand on a NIC; `handover` moves them along.
 //! - `keeper`: renews a lease that no manager can be given.
 //! - `tool`: the host's own programs, for those two.
+//! - [`guard`]: which frames a guest may send, as a program for the kernel;
+//!   pure.
 //! - [`sys`]: the only unsafe: TAP ioctls, descriptor passing, capabilities,
 //!   seccomp, pidfds, packet sockets.
-//! - [`helper`], `cli`: the ways in.
+//! - [`helper`], `cli`, `hook`: the ways in.
 //!
-//! What is not [`model`]'s names, [`sys`] and [`helper`] is behind the feature
+//! What is not [`model`]'s names, [`guard`], [`sys`] and [`helper`] is behind the feature
 //! `cli`: `vmbr-helper` is built without it.
 #![deny(unsafe_code)]
 
@@ -44,9 +46,12 @@ pub mod apply;
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod doctor;
+pub mod guard;
 #[cfg(feature = "cli")]
 pub mod handover;
 pub mod helper;
+#[cfg(feature = "cli")]
+pub mod hook;
 #[cfg(feature = "cli")]
 pub mod keeper;
 pub mod model;

@@ -215,10 +215,14 @@ fn every_file_is_tested_here_and_listed() {
     let tested = [
         "README.md",
         "acl.conf",
+        "apparmor-libvirtd",
         "bridge.conf",
+        "domain.xml",
         "guest-isolated.sh",
         "guest.sh",
+        "libvirt-hook",
         "network.cfg",
+        "network.xml",
     ];
     assert_eq!(names, tested);
     let list = example("README.md");

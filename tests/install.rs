@@ -273,3 +273,114 @@ fn bad_usage_is_told() {
         Some(2)
     );
 }
+
+/// Where QEMU's own helper and dpkg's database are the test's.
+const DEBIAN: &str = "
+    mkdir -p \"$SCRATCH\"/qemu \"$SCRATCH\"/dpkg/info \"$SCRATCH\"/dpkg/updates; touch \"$SCRATCH\"/dpkg/status
+    mount --bind \"$SCRATCH\"/dpkg /var/lib/dpkg; mount --bind \"$SCRATCH\"/qemu /usr/lib/qemu";
+
+#[test]
+fn qemus_own_helper_makes_room_and_comes_back() {
+    let scratch = Scratch::new();
+    let prefix = scratch.0.join("usr");
+    let variables = [
+        ("PREFIX", prefix.to_str().unwrap()),
+        ("SCRATCH", scratch.0.to_str().unwrap()),
+    ];
+    let theirs = scratch.0.join("qemu/qemu-bridge-helper");
+    let aside = scratch.0.join("qemu/qemu-bridge-helper.qemu");
+    fs::create_dir_all(theirs.parent().unwrap()).unwrap();
+    fs::write(&theirs, "QEMU's own").unwrap();
+    let before = fs::metadata(&theirs).unwrap().ino();
+    let diversions = || fs::read_to_string(scratch.0.join("dpkg/diversions")).unwrap_or_default();
+    let run = |arguments: &[&str]| ok(install(&scratch, DEBIAN, &variables, arguments));
+    let is_vmbrs = || {
+        let capability = Command::new("getcap").arg(&theirs).output().unwrap();
+        let capable = String::from_utf8_lossy(&capability.stdout).contains("cap_net_admin=p");
+        capable && fs::read(&theirs).unwrap() == fs::read(prefix.join("libexec/vmbr-helper")).unwrap()
+    };
+    let is_qemus = || {
+        assert!(!aside.exists(), "{:?}", names(&scratch.0.join("qemu")));
+        assert_eq!(diversions(), "");
+        fs::metadata(&theirs).unwrap().ino() == before
+    };
+
+    run(&["--divert"]);
+    assert!(is_vmbrs());
+    assert_eq!(fs::read(&aside).unwrap(), b"QEMU's own");
+    assert!(
+        diversions().contains("/usr/lib/qemu/qemu-bridge-helper.qemu\n:"),
+        "{}",
+        diversions()
+    );
+    // It stays, without being asked for again, and is mended.
+    assert!(run(&[]).contains("already installed"));
+    fs::write(&theirs, "something else").unwrap();
+    run(&[]);
+    assert!(is_vmbrs());
+    // QEMU's package is updated: dpkg puts the new one aside.
+    let said = ok(install(
+        &scratch,
+        &format!(
+            "{DEBIAN}; test \"$(dpkg-divert --truename /usr/lib/qemu/qemu-bridge-helper)\" = /usr/lib/qemu/qemu-bridge-helper.qemu"
+        ),
+        &variables,
+        &["--no-divert"],
+    ));
+    assert!(is_qemus(), "{said}");
+
+    run(&["--divert"]);
+    run(&["--uninstall"]);
+    assert!(is_qemus());
+    assert!(!prefix.exists(), "{:?}", names(&prefix));
+}
+
+#[test]
+fn a_diversion_of_somebody_elses_is_refused() {
+    let scratch = Scratch::new();
+    let prefix = scratch.0.join("usr");
+    let variables = [
+        ("PREFIX", prefix.to_str().unwrap()),
+        ("SCRATCH", scratch.0.to_str().unwrap()),
+    ];
+    for (how, said) in [
+        ("--local --divert /usr/lib/qemu/elsewhere", "already"),
+        ("--package other", "the package other"),
+    ] {
+        let helper = "/usr/lib/qemu/qemu-bridge-helper";
+        let prelude = format!("{DEBIAN}; dpkg-divert --quiet --no-rename {how} --add {helper}");
+        let refused = install(&scratch, &prelude, &variables, &["--divert"]);
+        assert_eq!(refused.status.code(), Some(3), "{}", words(&refused));
+        assert!(words(&refused).contains(said), "{}", words(&refused));
+        assert!(!prefix.exists(), "something was installed");
+        fs::remove_file(scratch.0.join("dpkg/diversions")).unwrap();
+    }
+    let usage = install(&scratch, "", &[("DESTDIR", "/nowhere")], &["--divert"]);
+    assert_eq!(usage.status.code(), Some(2));
+}
+
+#[test]
+fn libvirts_hooks_stand_beside_others() {
+    let scratch = Scratch::new();
+    let prefix = scratch.0.join("usr");
+    let variables = [("PREFIX", prefix.to_str().unwrap())];
+    ok(install(&scratch, "", &variables, &[]));
+    assert!(!scratch.0.join("etc/libvirt").exists(), "only who asks gets them");
+    let other = scratch.0.join("etc/libvirt/hooks/qemu");
+    fs::create_dir_all(other.parent().unwrap()).unwrap();
+    fs::write(&other, "somebody's").unwrap();
+    assert!(ok(install(&scratch, "", &variables, &["--libvirt"])).contains("reload libvirtd"));
+    assert!(ok(install(&scratch, "", &variables, &[])).contains("already installed"));
+    for kind in ["qemu", "network"] {
+        let hook = scratch.0.join(format!("etc/libvirt/hooks/{kind}.d/vmbr"));
+        let text = fs::read_to_string(&hook).unwrap();
+        assert!(
+            text.contains(&format!("exec {}/bin/vmbr hook", prefix.display())),
+            "{text}"
+        );
+        assert_ne!(fs::metadata(&hook).unwrap().mode() & 0o111, 0, "it is executed");
+    }
+    ok(install(&scratch, "", &variables, &["--uninstall"]));
+    assert_eq!(names(&scratch.0.join("etc/libvirt")), ["hooks", "hooks/qemu"]);
+    assert_eq!(fs::read(&other).unwrap(), b"somebody's");
+}

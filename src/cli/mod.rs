@@ -7,11 +7,13 @@ mod confirm;
 mod doctor;
 mod down;
 mod generate;
+mod hook;
 mod keeper;
 pub mod outcome;
 mod picture;
 mod recover;
 mod status;
+mod tap;
 mod up;
 mod verification;
 mod watchdog;
@@ -36,6 +38,8 @@ pub fn main() -> ExitCode {
         Command::Confirm(confirm) => confirm::run(confirm, &args),
         Command::Recover => recover::run(&args),
         Command::Status(status) => status::run(status, &args),
+        Command::Tap(tap) => tap::run(tap, &args),
+        Command::Hook(call) => hook::run(call, &args),
         // Findings are no failure, and yet a status.
         Command::Doctor(doctor) => return doctor::run(doctor, &args).unwrap_or_else(|e| e.tell(args.json)),
         Command::Completions { shell } => generate::completions(*shell),

@@ -51,7 +51,8 @@ use tokio::time::sleep;
 use zbus::Connection;
 
 use crate::model::IfName;
-use crate::netlink::{ports, sysctl};
+use crate::netlink::ports::{self, TapOptions};
+use crate::netlink::sysctl;
 use crate::owners::bus::{self, BusError};
 use crate::owners::network_manager::client::{ACTIVATED, Client, DISCONNECTED, Device, Settings, UNMANAGED};
 use crate::owners::network_manager::text;
@@ -321,8 +322,12 @@ async fn until(
 /// Puts the TAP beside the uplink. It never has a carrier, so that no packet
 /// goes there.
 fn add_port(port: &IfName, bridge: &IfName) -> Result<(), Trouble> {
-    ports::add_taps(std::slice::from_ref(port), bridge, Uid::from_raw(0))
-        .map_err(|error| error.to_string())?;
+    ports::add_taps(
+        std::slice::from_ref(port),
+        bridge,
+        &TapOptions::of(Uid::from_raw(0)),
+    )
+    .map_err(|error| error.to_string())?;
     // It would get an address of its own; where there is no IPv6 it has none.
     let _ = sysctl::write(port.as_str(), "ipv6/conf/disable_ipv6", "1");
     Ok(())

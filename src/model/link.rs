@@ -78,6 +78,18 @@ pub struct Tun {
     /// Queues that are attached.
     #[serde(default, skip_serializing_if = "is_default")]
     pub queues: u32,
+    /// More than one queue may be attached (`IFF_MULTI_QUEUE`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub multi_queue: bool,
+    /// How many queues it was made for, where vmbr made it for more than one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub queues_meant: Option<u32>,
+    /// The libvirt domain that vmbr made it for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub domain: Option<String>,
+    /// A program holds it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub held: bool,
 }
 
 /// A port of a bridge (`IFLA_BRPORT_*`).
@@ -88,6 +100,9 @@ pub struct Port {
     /// Does not reach other isolated ports.
     #[serde(default, skip_serializing_if = "is_default")]
     pub isolated: bool,
+    /// Takes frames only from MACs that the bridge's table has on it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub locked: bool,
 }
 
 /// Counters of a device.

@@ -16,6 +16,8 @@ pub mod host;
 #[cfg(feature = "cli")]
 pub mod link;
 #[cfg(feature = "cli")]
+pub mod mark;
+#[cfg(feature = "cli")]
 pub mod neighbour;
 #[cfg(feature = "cli")]
 pub mod network;

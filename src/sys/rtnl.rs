@@ -1,6 +1,6 @@
-//! The two questions to rtnetlink that a TAP needs and ioctls cannot ask.
+//! What a TAP needs of rtnetlink and ioctls cannot do.
 //!
-//! Two fixed messages, written by hand, so that the helper links no netlink
+//! A few fixed messages, written by hand, so that the helper links no netlink
 //! library. Layouts: include/uapi/linux/{netlink,rtnetlink,if_link,if_tun}.h.
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
 use super::netdev::IfIndex;
+
+mod guard;
 
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
@@ -24,6 +26,8 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
+/// Room for the longest answer: the kernel makes no longer one.
+const ANSWER: usize = 32 * 1024;
 const HEADER: usize = 16;
 const IFINFOMSG: usize = 16;
 
@@ -82,7 +86,7 @@ impl Rtnl {
     /// Sends a message and gives what `pick` makes of the answer to it.
     fn ask<T>(&self, message: &[u8], pick: impl Fn(u16, &[u8]) -> Option<T>) -> io::Result<T> {
         send(self.0.as_raw_fd(), message, MsgFlags::empty())?;
-        let mut buffer = vec![0; 32 * 1024];
+        let mut buffer = vec![0; ANSWER];
         let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         let answer = buffer.get(..length).unwrap_or_default();
         let (Some(kind), Some(body)) = (u16_at(answer, 4), answer.get(HEADER..)) else {
@@ -106,17 +110,23 @@ impl AsFd for Rtnl {
 
 /// `nlmsghdr`, `ifinfomsg`, and the attributes as they are given.
 fn message(kind: u16, flags: u16, family: u8, index: IfIndex, attributes: &[u8]) -> Vec<u8> {
-    let length = (HEADER + IFINFOMSG + attributes.len()) as u32;
+    let mut body = vec![family, 0, 0, 0]; // family, padding, device type
+    body.extend_from_slice(&index.0.to_ne_bytes());
+    body.extend_from_slice(&[0; 8]); // flags, and which of them to change
+    body.extend_from_slice(attributes);
+    request(kind, flags, &body)
+}
+
+/// `nlmsghdr`, and the rest as it is given.
+fn request(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+    let length = (HEADER + body.len()) as u32;
     let mut bytes = Vec::with_capacity(length as usize);
     bytes.extend_from_slice(&length.to_ne_bytes());
     bytes.extend_from_slice(&kind.to_ne_bytes());
     bytes.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
     bytes.extend_from_slice(&1_u32.to_ne_bytes()); // sequence number
     bytes.extend_from_slice(&0_u32.to_ne_bytes()); // port: the kernel's
-    bytes.extend_from_slice(&[family, 0, 0, 0]); // family, padding, device type
-    bytes.extend_from_slice(&index.0.to_ne_bytes());
-    bytes.extend_from_slice(&[0; 8]); // flags, and which of them to change
-    bytes.extend_from_slice(attributes);
+    bytes.extend_from_slice(body);
     bytes
 }
 
