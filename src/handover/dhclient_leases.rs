@@ -73,7 +73,9 @@ impl Leases {
         all.extend(duids.cloned());
         let theirs = other.declarations.iter().filter(|block| names(block, from));
         let moved: Vec<String> = theirs.map(|block| renamed(block, from, to, false)).collect();
-        all.retain(|declaration| !moved.contains(declaration));
+        // What an interrupted way back has put there already is not put twice.
+        let plain: Vec<String> = moved.iter().map(|block| renamed(block, to, to, true)).collect();
+        all.retain(|block| !names(block, to) || !plain.contains(&renamed(block, to, to, true)));
         all.extend(moved);
         if let Some(last) = all.iter_mut().rev().find(|block| names(block, to)) {
             *last = renamed(last, to, to, true);
