@@ -39,7 +39,7 @@
 //! - [`lease`]: what is granted, and what is said to get it.
 //! - [`machine`]: the states, purely.
 //! - [`apply`]: a lease as operations, purely.
-//! - [`file`]: what it is told and what it tells, on disk.
+//! - [`mod@file`]: what it is told and what it tells, on disk.
 //! - [`confine`]: what is left of its privilege.
 //! - [`run`]: hears, says, and has the operations performed.
 #![forbid(unsafe_code)]
