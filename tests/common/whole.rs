@@ -56,7 +56,10 @@ impl Whole {
         let directory = std::env::temp_dir().join(lan.name());
         fs::create_dir(&directory).unwrap();
         disk(&directory, files);
-        let script = "ip tuntap add lan0 mode tap
+        // A host whose router's answers say that it is none (RFC 4861, 4.4) takes
+        // the routes away that it has learned of it.
+        let script = "sysctl -qw net.ipv6.conf.all.forwarding=1
+             ip tuntap add lan0 mode tap
              ip link set lan0 address 02:00:00:00:00:01 up
              ip addr add 192.0.2.1/24 dev lan0
              ip addr add 2001:db8::1/64 dev lan0 nodad
