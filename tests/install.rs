@@ -110,6 +110,7 @@ fn a_prefix_gets_everything_once_and_loses_exactly_that() {
         "libexec/vmbr-helper",
         "share/man/man1/vmbr.1",
         "share/man/man1/vmbr-up.1",
+        "share/man/man5/vmbr-acl.conf.5",
         "share/bash-completion/completions/vmbr",
         "share/zsh/site-functions/_vmbr",
         "share/fish/vendor_completions.d/vmbr.fish",

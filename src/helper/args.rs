@@ -4,13 +4,14 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::RawFd;
 
-use crate::model::IfName;
+use crate::model::{IfName, Mac};
 use crate::sys::fdpass::DESCRIPTORS_MAX;
 use crate::sys::tap::QUEUES_MAX;
 
 /// How the helper is called.
 pub const USAGE: &str = "\
 usage: vmbr-helper --fd=N --br=NAME [--use-vnet] [--queues=N] [--isolated]
+                   [--mac=MAC]
        vmbr-helper --help | --version
 
 Makes a TAP, puts it on a bridge and hands its descriptor over. QEMU runs this
@@ -21,6 +22,8 @@ program: -netdev tap,id=net0,br=NAME,helper=/full/path/of/vmbr-helper
   --use-vnet    frames are preceded by a virtio header
   --queues=N    hand over N descriptors (1 to 253), one for each queue
   --isolated    the port reaches no other isolated port of the bridge
+  --mac=MAC     the port is for the guest with this MAC alone; where the ACL
+                says `guard` or `mac=` it wants to be told
 
 Exit status: 0 the descriptors were sent; 1 failed, nothing is left behind;
 2 bad usage; 3 refused before anything was changed.
@@ -57,6 +60,8 @@ pub struct Request {
     pub queues: u32,
     /// As an isolated port.
     pub isolated: bool,
+    /// For the guest with this MAC alone.
+    pub mac: Option<Mac>,
 }
 
 /// Why a command line is none. It never repeats what was given: that may hold
@@ -97,7 +102,7 @@ impl std::error::Error for UsageError {}
 pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Command, UsageError> {
     let mut alone = None;
     let mut count = 0_usize;
-    let (mut fd, mut bridge, mut queues) = (None, None, None);
+    let (mut fd, mut bridge, mut queues, mut mac) = (None, None, None, None);
     let (mut vnet_hdr, mut isolated) = (None, None);
 
     for argument in arguments {
@@ -111,6 +116,7 @@ pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<
             ("--fd", Some(value)) => once(&mut fd, "--fd", descriptor(value)?)?,
             ("--br", Some(value)) => once(&mut bridge, "--br", device(value)?)?,
             ("--queues", Some(value)) => once(&mut queues, "--queues", queue_count(value)?)?,
+            ("--mac", Some(value)) => once(&mut mac, "--mac", station(value)?)?,
             ("--use-vnet", None) => once(&mut vnet_hdr, "--use-vnet", ())?,
             ("--isolated", None) => once(&mut isolated, "--isolated", ())?,
             ("--help", None) => alone = Some(Command::Help),
@@ -131,6 +137,7 @@ pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<
         vnet_hdr: vnet_hdr.is_some(),
         queues: queues.unwrap_or(1),
         isolated: isolated.is_some(),
+        mac,
     }))
 }
 
@@ -153,6 +160,11 @@ fn device(value: &str) -> Result<IfName, UsageError> {
     value.parse().map_err(|_| UsageError::BadValue("--br", need))
 }
 
+fn station(value: &str) -> Result<Mac, UsageError> {
+    let need = "the MAC of one station, as 52:54:00:12:34:56";
+    value.parse().map_err(|_| UsageError::BadValue("--mac", need))
+}
+
 fn queue_count(value: &str) -> Result<u32, UsageError> {
     let need = UsageError::BadValue("--queues", "a number from 1 to 253");
     let number = decimal(value).ok_or(need)?;
@@ -165,7 +177,7 @@ fn queue_count(value: &str) -> Result<u32, UsageError> {
 
 /// Digits and nothing else, without a leading zero: `+3` and `03`, which some
 /// parsers take and others read as something else, are nobody's numbers.
-fn decimal(text: &str) -> Option<u32> {
+pub(super) fn decimal(text: &str) -> Option<u32> {
     let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     if plain { text.parse().ok() } else { None }
 }
@@ -194,7 +206,8 @@ mod tests {
                 bridge: "br0".parse().unwrap(),
                 vnet_hdr: true,
                 queues: 1,
-                isolated: false
+                isolated: false,
+                mac: None
             }
         );
         let own = give(&["--isolated", "--queues=253", "--fd=2147483647", "--br=a=b"]);
@@ -203,6 +216,8 @@ mod tests {
             (253, true, false, i32::MAX)
         );
         assert_eq!(own.bridge.as_str(), "a=b");
+        let mac = give(&["--fd=3", "--br=br0", "--mac=52:54:00:12:34:56"]).mac;
+        assert_eq!(mac, Some(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56])));
         assert_eq!(parse(["--help"]), Ok(Command::Help));
         assert_eq!(parse(["--version"]), Ok(Command::Version));
     }
@@ -254,6 +269,16 @@ mod tests {
             &["--fd=3", "--br=br0", "--queues=254"],
             &["--fd=3", "--br=br0", "--queues=4294967297"],
             &["--fd=3", "--br=br0", "--queues="],
+            &["--fd=3", "--br=br0", "--mac"],
+            &["--fd=3", "--br=br0", "--mac="],
+            &["--fd=3", "--br=br0", "--mac=52:54:00"],
+            &["--fd=3", "--br=br0", "--mac=01:00:5e:00:00:01"],
+            &[
+                "--fd=3",
+                "--br=br0",
+                "--mac=52:54:00:12:34:56",
+                "--mac=52:54:00:12:34:56",
+            ],
         ];
         for arguments in bad {
             assert!(parse(*arguments).is_err(), "{arguments:?}");

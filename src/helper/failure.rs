@@ -4,7 +4,8 @@ use std::io;
 
 use super::acl::Denial;
 use super::args::{USAGE, UsageError};
-use crate::model::IfName;
+use super::port::Beyond;
+use crate::model::{IfName, Mac};
 use crate::sys::caps::CapabilityError;
 use crate::sys::fdpass::NotAReplySocket;
 use crate::sys::syslog::Severity;
@@ -20,6 +21,8 @@ pub enum Failure {
     Usage(UsageError),
     /// The ACL does not allow the bridge, or cannot be obeyed.
     Denied(Denial),
+    /// The ACL allows the bridge, and not this. The caller is told why.
+    NotGranted(String),
     /// Something that is needed is missing. Nothing was changed.
     Refused(String),
     /// A step failed. What had been made is gone with the process.
@@ -32,7 +35,7 @@ impl Failure {
         match self {
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
-            Self::Denied(_) | Self::Refused(_) => 3,
+            Self::Denied(_) | Self::NotGranted(_) | Self::Refused(_) => 3,
         }
     }
 
@@ -41,7 +44,7 @@ impl Failure {
         match self {
             Self::Usage(error) => format!("{error}\n{}", USAGE.trim_end()),
             Self::Denied(_) => DENIED.to_owned(),
-            Self::Refused(text) | Self::Failed(text) => text.clone(),
+            Self::NotGranted(text) | Self::Refused(text) | Self::Failed(text) => text.clone(),
         }
     }
 
@@ -56,8 +59,11 @@ impl Failure {
     /// How much it matters to the administrator.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Denied(Denial::Denied(_) | Denial::NotAllowed(_) | Denial::NoFile) => Severity::Notice,
-            Self::Denied(Denial::Unusable(..) | Denial::Unparsable(..)) => Severity::Warning,
+            Self::Denied(Denial::Denied(_) | Denial::NotAllowed(_) | Denial::NoFile)
+            | Self::NotGranted(_) => Severity::Notice,
+            Self::Denied(Denial::Unusable(..) | Denial::Unparsable(..) | Denial::NoNames(..)) => {
+                Severity::Warning
+            }
             Self::Usage(_) | Self::Refused(_) | Self::Failed(_) => Severity::Error,
         }
     }
@@ -70,6 +76,45 @@ impl Failure {
     /// A step failed.
     pub fn failed(doing: &str, error: io::Error) -> Self {
         Self::Failed(format!("{doing}: {error}"))
+    }
+
+    /// More is asked for than is granted.
+    pub fn beyond(beyond: Beyond) -> Self {
+        Self::NotGranted(beyond.to_string())
+    }
+
+    /// The caller has as many TAPs as he may have.
+    pub fn all_in_use(bridge: &IfName, slots: u32) -> Self {
+        Self::NotGranted(format!(
+            "your {slots} TAPs on {bridge} are all in use; end a guest first, or remove a TAP that one has left behind"
+        ))
+    }
+
+    /// The guest's MAC is another's.
+    pub fn mac_in_use(bridge: &IfName, mac: Mac) -> Self {
+        Self::NotGranted(format!(
+            "{mac} is in use on {bridge}: give the guest another MAC, or wait until {bridge} has forgotten it"
+        ))
+    }
+
+    /// The port cannot be held to addresses.
+    pub fn no_guard() -> Self {
+        Self::Refused(
+            "this helper cannot hold a port to addresses (guard=), so it makes none; a TAP that is held to them is \
+             made by root: vmbr tap add --guard"
+                .to_owned(),
+        )
+    }
+
+    /// The port cannot be made one guest's alone.
+    pub fn not_locked(tap: &IfName, error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::Unsupported {
+            return Self::Refused(
+                "a port for one MAC alone needs Linux 5.18 or newer (locked ports), so no guest is let in"
+                    .to_owned(),
+            );
+        }
+        Self::failed(&format!("cannot lock {tap}"), error)
     }
 
     /// The descriptor cannot be answered on.
@@ -174,6 +219,8 @@ fn program() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::acl;
     use super::*;
 
@@ -188,7 +235,14 @@ mod tests {
             Denial::NotAllowed(acl::QEMU_FILE.into()),
             Denial::NoFile,
             Denial::Unusable("/x".into(), acl::Trouble::Loop, Some(place())),
-            Denial::Unparsable(place(), acl::ParseError::BadName),
+            Denial::Unparsable(
+                place(),
+                acl::ParseError {
+                    column: 7,
+                    fault: acl::Fault::BadName,
+                },
+            ),
+            Denial::NoNames(place(), Path::new(acl::USERS_FILE), acl::Trouble::Writable),
         ];
         for denial in denials {
             let failure = Failure::Denied(denial);

@@ -37,29 +37,32 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 
 use nix::unistd::{Uid, getresgid, getresuid};
 
-use crate::model::IfName;
 use crate::sys::caps::NetAdmin;
 use crate::sys::fdpass::{ReplySocket, Sent};
-use crate::sys::netdev::{Control, IfIndex};
-use crate::sys::rtnl::{AttachedQueues, Rtnl};
+use crate::sys::ids;
+use crate::sys::netdev::Control;
+use crate::sys::rtnl::Rtnl;
 use crate::sys::seccomp::{self, Open};
 use crate::sys::syslog::{Facility, Log, Severity};
-use crate::sys::tap::{Tap, TapFeatures, TapName, Tun};
+use crate::sys::tap::Tun;
 
 pub mod acl;
 pub mod args;
 mod failure;
+mod make;
+mod port;
+mod slots;
 
+use acl::Caller;
 use args::{Command, Request};
 use failure::Failure;
-
-/// The MTU in bytes that the kernel gives a new TAP (`ETH_DATA_LEN`).
-const NEW_TAP_MTU: i32 = 1500;
+use make::Maker;
+use port::Port;
 
 /// How the program ends well.
 enum Done {
@@ -131,7 +134,12 @@ fn serve(
     let privilege = NetAdmin::keep_only().map_err(Failure::no_capability)?;
 
     // Stage 3: decide.
-    let allowed_by = acl::check(&request.bridge).map_err(Failure::Denied)?;
+    let granted = acl::check(&request.bridge, &identity(caller)?).map_err(Failure::Denied)?;
+    let port = port::decide(request, &granted).map_err(Failure::beyond)?;
+
+    if !port.addresses.is_empty() {
+        return Err(Failure::no_guard());
+    }
 
     // Stage 4: open, and close the door.
     let mut tuns = Vec::with_capacity(request.queues as usize);
@@ -139,7 +147,7 @@ fn serve(
         tuns.push(Tun::open().map_err(Failure::no_tun)?);
     }
     let control = Control::open().map_err(|e| Failure::refused("cannot make a socket", e))?;
-    let rtnl = if request.isolated || request.queues > 1 {
+    let rtnl = if request.queues > 1 || port != Port::default() {
         // rtnetlink obeys a sender who has the capability on a socket that
         // was opened with it; neither is enough alone.
         let _raised = privilege.raise().map_err(Failure::no_capability)?;
@@ -156,12 +164,23 @@ fn serve(
 
     // Stage 5: act.
     let raised = privilege.raise().map_err(Failure::no_capability)?;
-    let (tap, queues) = make_port(request, caller, tuns, &control, rtnl.as_ref())?;
+    let maker = Maker {
+        request,
+        port: &port,
+        caller,
+        control: &control,
+        rtnl: rtnl.as_ref(),
+    };
+    let (tap, queues) = maker.make(tuns)?;
     drop(raised);
     privilege.give_up().map_err(Failure::no_capability)?;
 
     // Stage 6: hand over.
-    tell(&format!("hands over {} (allowed by {allowed_by})", tap.name()));
+    tell(&format!(
+        "hands over {} (allowed by {})",
+        tap.name(),
+        granted.place
+    ));
     let mut descriptors: Vec<BorrowedFd<'_>> = vec![tap.as_fd()];
     descriptors.extend(queues.iter().map(AsFd::as_fd));
     reply
@@ -182,91 +201,13 @@ fn refuse_setuid(caller: Uid) -> Result<(), Failure> {
     }
 }
 
-/// Makes the TAP and puts it on the bridge, as qemu-bridge-helper would: the
-/// first descriptor is the TAP itself, the others are its further queues.
-fn make_port(
-    request: &Request,
-    caller: Uid,
-    tuns: Vec<Tun>,
-    control: &Control,
-    rtnl: Option<&Rtnl>,
-) -> Result<(Tap, Vec<OwnedFd>), Failure> {
-    let bridge = &request.bridge;
-    match control.is_bridge(bridge) {
-        Ok(true) => {}
-        Ok(false) => return Err(Failure::not_a_bridge(bridge)),
-        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Err(Failure::no_bridge(bridge)),
-        Err(e) => return Err(Failure::refused(&format!("cannot ask about {bridge}"), e)),
-    }
-    let mtu = control
-        .mtu(bridge)
-        .map_err(|e| Failure::failed(&format!("cannot read the MTU of {bridge}"), e))?;
-
-    let features = TapFeatures {
-        vnet_hdr: request.vnet_hdr,
-        multi_queue: request.queues > 1,
-    };
-    let mut tuns = tuns.into_iter();
-    let first = tuns.next().ok_or_else(Failure::no_queue)?;
-    let tap =
-        Tap::create(first, TapName::Any, features).map_err(|e| Failure::failed("cannot make a TAP", e))?;
-    let name = tap.name().clone();
-    let about = |doing: &str| format!("cannot {doing} {name}");
-
-    // From here on nobody but the caller can attach to it.
-    tap.set_owner(caller)
-        .map_err(|e| Failure::failed(&about("set the owner of"), e))?;
-    let mut queues = Vec::with_capacity(tuns.len());
-    for tun in tuns {
-        queues.push(
-            tap.add_queue(tun)
-                .map_err(|e| Failure::failed(&about("add a queue to"), e))?,
-        );
-    }
-    let index = control
-        .index(&name)
-        .map_err(|e| Failure::failed(&about("find"), e))?;
-    if let Some(rtnl) = rtnl.filter(|_| features.multi_queue) {
-        refuse_strangers(rtnl, index, request.queues, &name)?;
-    }
-
-    tap.raise_mac()
-        .map_err(|e| Failure::failed(&about("set the MAC of"), e))?;
-    // Before it joins, else the bridge's own MTU could follow it.
-    if mtu != NEW_TAP_MTU {
-        control
-            .set_mtu(&name, mtu)
-            .map_err(|e| Failure::failed(&about("set the MTU of"), e))?;
-    }
-    control
-        .bridge_add(bridge, index)
-        .map_err(|e| Failure::not_joined(&name, bridge, e))?;
-    // While it is down: no frame has passed yet.
-    if let Some(rtnl) = rtnl.filter(|_| request.isolated) {
-        rtnl.isolate(index)
-            .map_err(|e| Failure::failed(&about("isolate"), e))?;
-    }
-    control
-        .set_up(&name)
-        .map_err(|e| Failure::failed(&about("set up"), e))?;
-    Ok((tap, queues))
-}
-
-/// Between the making of a TAP with many queues and the setting of its owner
-/// anyone may attach to it: whoever did would hear the guest's network. Its
-/// queues must be ours and no more.
-fn refuse_strangers(rtnl: &Rtnl, index: IfIndex, ours: u32, name: &IfName) -> Result<(), Failure> {
-    let attached = rtnl
-        .attached_queues(index)
-        .map_err(|e| Failure::failed(&format!("cannot count the queues of {name}"), e))?;
-    if attached
-        == (AttachedQueues {
-            enabled: ours,
-            disabled: 0,
-        })
-    {
-        Ok(())
-    } else {
-        Err(Failure::strangers(name))
-    }
+/// The caller's ids, which are this process's.
+fn identity(user: Uid) -> Result<Caller, Failure> {
+    let ask = |e: std::io::Error| Failure::refused("cannot ask for the groups", e);
+    let mut groups = ids::groups().map_err(ask)?;
+    groups.push(getresgid().map_err(|e| ask(e.into()))?.real.as_raw());
+    Ok(Caller {
+        user: user.as_raw(),
+        groups,
+    })
 }

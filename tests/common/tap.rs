@@ -1,0 +1,71 @@
+//! The holder of a TAP: what he says and hears on it, and what he does to it
+//! by ioctls that take no capability.
+
+// Each test file compiles its own copy of this module and uses a part of it.
+#![allow(dead_code)]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::common::stage::{Call, Stage};
+
+/// The TAP of descriptor 3 gets another owner.
+pub const OWN: &str = "ioctl($tap, 0x400454cc, 1) or print qq(TUNSETOWNER: $!\\n);";
+/// It outlives its descriptors.
+pub const PERSIST: &str = "ioctl($tap, 0x400454cb, 1) or print qq(TUNSETPERSIST: $!\\n);";
+/// It gets another MAC: SIOCSIFHWADDR on the descriptor itself.
+pub const SET_MAC: &str = r#"
+my $request = pack("a16 S C6 x16", "", 1, 0x52, 0x54, 0, 0, 0, 0x66);
+ioctl($tap, 0x8924, $request) or print qq(SIOCSIFHWADDR: $!\n);
+"#;
+
+/// Runs Perl as a user who holds a TAP as `$tap`, and gives what it printed.
+pub fn holder(stage: &Stage, uid: u32, code: &str, tap: BorrowedFd<'_>) -> String {
+    let code = format!("open(my $tap, '+<&=', 3) or open($tap, '<&=', 3) or die; {code}");
+    let call = Call::new(&["-e", &code]).program("/usr/bin/perl").uid(uid);
+    stage.run_on(&call, tap.try_clone_to_owned().unwrap()).ok()
+}
+
+/// Ethernet frames on a TAP without a virtio header.
+pub struct Frames(File);
+
+impl Frames {
+    /// Takes the TAP's descriptor.
+    pub fn new(tap: OwnedFd) -> Self {
+        fcntl(&tap, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        Self(tap.into())
+    }
+
+    /// Sends a frame of an experimental protocol (RFC 5342).
+    pub fn say(&mut self, from: [u8; 6], to: [u8; 6], text: &[u8]) {
+        let mut frame = [to, from].concat();
+        frame.extend([0x88, 0xb5]);
+        frame.extend(text);
+        frame.resize(60, 0);
+        self.0.write_all(&frame).unwrap();
+    }
+
+    /// Whether this text comes, or has come.
+    pub fn hears(&mut self, text: &[u8]) -> bool {
+        let end = Instant::now() + Duration::from_millis(150);
+        let mut frame = [0; 2048];
+        while Instant::now() < end {
+            match self.0.read(&mut frame) {
+                Ok(length) if frame[..length].windows(text.len()).any(|part| part == text) => return true,
+                Ok(_) => {}
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        false
+    }
+}
+
+impl AsFd for Frames {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
