@@ -9,7 +9,7 @@ use vmbr::helper::acl::{
     ADDRESSES_MAX, Dialect, Fault, Guard, LINE_MAX, MacRule, Member, Statement, TAPS_MAX, Target, Terms, Who,
     statements,
 };
-use vmbr::helper::args::{self, Command, QUEUES_LIMIT};
+use vmbr::helper::args::{self, Command, QUEUES_LIMIT, Request};
 
 /// An ACL file: lines in order, each with one meaning or an error, and
 /// nothing that QEMU could not read lets anybody in.
@@ -118,11 +118,12 @@ fn members(line: &[u8], who: Who<'_>) {
 pub fn argv(text: &[u8]) {
     let arguments: Vec<&OsStr> = text.split(|&b| b == 0).map(OsStr::from_bytes).collect();
     let parsed = args::parse(&arguments);
-    if let Ok(Command::Give(request)) = &parsed {
-        assert!(request.fd > 2 && (1..=QUEUES_LIMIT).contains(&request.queues));
+    if let Ok(Command::Give(fd, request)) = &parsed {
+        assert!(*fd > 2 && (1..=QUEUES_LIMIT).contains(&request.queues));
+        assert_eq!(Request::from_message(&request.to_message()).as_ref(), Ok(request));
         let again = [
             Some(format!("--br={}", request.bridge)),
-            Some(format!("--fd={}", request.fd)),
+            Some(format!("--fd={fd}")),
             Some(format!("--queues={}", request.queues)),
             request.isolated.then(|| "--isolated".to_owned()),
             request.mac.map(|mac| format!("--mac={mac}")),
@@ -131,6 +132,10 @@ pub fn argv(text: &[u8]) {
         assert_eq!(args::parse(again.iter().flatten()), parsed);
         assert_eq!(args::parse(arguments.iter().rev()), parsed);
         assert!(args::parse(arguments.iter().chain(&[OsStr::new("")])).is_err());
+    }
+    // The same bytes as what a client of the socket sends.
+    if let Ok(request) = Request::from_message(text) {
+        assert_eq!(Request::from_message(&request.to_message()), Ok(request));
     }
     if let Err(error) = parsed {
         let said = error.to_string();

@@ -12,7 +12,7 @@ use crate::sys::tap::QUEUES_MAX;
 pub const USAGE: &str = "\
 usage: vmbr-helper --fd=N --br=NAME [--use-vnet] [--queues=N] [--isolated]
                    [--mac=MAC]
-       vmbr-helper --help | --version
+       vmbr-helper --socket | --help | --version
 
 Makes a TAP, puts it on a bridge and hands its descriptor over. QEMU runs this
 program: -netdev tap,id=net0,br=NAME,helper=/full/path/of/vmbr-helper
@@ -24,6 +24,11 @@ program: -netdev tap,id=net0,br=NAME,helper=/full/path/of/vmbr-helper
   --isolated    the port reaches no other isolated port of the bridge
   --mac=MAC     the port is for the guest with this MAC alone; where the ACL
                 says `guard` or `mac=` it wants to be told
+  --socket      alone, and as root: serve the one connection that is stdin, as
+                whoever has connected (vmbr-helper@.service)
+
+Where this program may not make a TAP itself, as in a service with
+NoNewPrivileges=, it asks the service behind /run/vmbr/helper.sock.
 
 Exit status: 0 the descriptors were sent; 1 failed, nothing is left behind;
 2 bad usage; 3 refused before anything was changed.
@@ -39,8 +44,10 @@ pub const QUEUES_LIMIT: u32 = if QUEUES_MAX < DESCRIPTORS_MAX {
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// A TAP.
-    Give(Request),
+    /// A TAP, by this inherited socket: a number of 3 or more.
+    Give(RawFd, Request),
+    /// `--socket`, alone.
+    Serve,
     /// `--help`, alone.
     Help,
     /// `--version`, alone.
@@ -50,8 +57,6 @@ pub enum Command {
 /// A TAP as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The number of the socket to answer on, 3 or more.
-    pub fd: RawFd,
     /// The name given as the bridge. Whether it is one is not known yet.
     pub bridge: IfName,
     /// With IFF_VNET_HDR.
@@ -77,7 +82,7 @@ pub enum UsageError {
     Missing(&'static str),
     /// The value of this option cannot be used; the second is what it must be.
     BadValue(&'static str, &'static str),
-    /// `--help` or `--version` beside something else.
+    /// `--socket`, `--help` or `--version` beside something else.
     NotAlone,
 }
 
@@ -88,7 +93,7 @@ impl fmt::Display for UsageError {
             Self::Twice(option) => write!(f, "{option} is given twice"),
             Self::Missing(option) => write!(f, "{option} is missing"),
             Self::BadValue(option, need) => write!(f, "{option} must be {need}"),
-            Self::NotAlone => f.write_str("--help and --version stand alone"),
+            Self::NotAlone => f.write_str("--socket, --help and --version stand alone"),
         }
     }
 }
@@ -100,45 +105,96 @@ impl std::error::Error for UsageError {}
 /// # Errors
 /// [`UsageError`] for everything that is not exactly as [`USAGE`] says.
 pub fn parse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<Command, UsageError> {
+    let mut words = Words::default();
     let mut alone = None;
     let mut count = 0_usize;
-    let (mut fd, mut bridge, mut queues, mut mac) = (None, None, None, None);
-    let (mut vnet_hdr, mut isolated) = (None, None);
-
     for argument in arguments {
         count += 1;
         let text = argument.as_ref().to_str().ok_or(UsageError::Unknown)?;
+        match text {
+            "--socket" => alone = Some(Command::Serve),
+            "--help" => alone = Some(Command::Help),
+            "--version" => alone = Some(Command::Version),
+            _ => words.take(text)?,
+        }
+    }
+    match alone {
+        Some(command) if count == 1 => Ok(command),
+        Some(_) => Err(UsageError::NotAlone),
+        None => {
+            let fd = words.fd.ok_or(UsageError::Missing("--fd"))?;
+            Ok(Command::Give(fd, words.request()?))
+        }
+    }
+}
+
+impl Request {
+    /// Reads what [`Request::to_message`] wrote, or somebody else.
+    ///
+    /// # Errors
+    /// [`UsageError`] as for a command line; `--fd` is no word here.
+    pub fn from_message(message: &[u8]) -> Result<Self, UsageError> {
+        let mut words = Words::default();
+        for word in message.split(|&b| b == 0) {
+            words.take(std::str::from_utf8(word).map_err(|_| UsageError::Unknown)?)?;
+        }
+        match words.fd {
+            None => words.request(),
+            Some(_) => Err(UsageError::Unknown),
+        }
+    }
+
+    /// The same words as on the command line, with NUL between them.
+    pub fn to_message(&self) -> Vec<u8> {
+        let words = [
+            Some(format!("--br={}", self.bridge)),
+            self.vnet_hdr.then(|| "--use-vnet".to_owned()),
+            Some(format!("--queues={}", self.queues)),
+            self.isolated.then(|| "--isolated".to_owned()),
+            self.mac.map(|mac| format!("--mac={mac}")),
+        ];
+        let words: Vec<String> = words.into_iter().flatten().collect();
+        words.join("\0").into_bytes()
+    }
+}
+
+/// The options that were met so far.
+#[derive(Default)]
+struct Words {
+    fd: Option<RawFd>,
+    bridge: Option<IfName>,
+    queues: Option<u32>,
+    mac: Option<Mac>,
+    vnet_hdr: Option<()>,
+    isolated: Option<()>,
+}
+
+impl Words {
+    fn take(&mut self, text: &str) -> Result<(), UsageError> {
         let (option, value) = match text.split_once('=') {
             Some((option, value)) => (option, Some(value)),
             None => (text, None),
         };
         match (option, value) {
-            ("--fd", Some(value)) => once(&mut fd, "--fd", descriptor(value)?)?,
-            ("--br", Some(value)) => once(&mut bridge, "--br", device(value)?)?,
-            ("--queues", Some(value)) => once(&mut queues, "--queues", queue_count(value)?)?,
-            ("--mac", Some(value)) => once(&mut mac, "--mac", station(value)?)?,
-            ("--use-vnet", None) => once(&mut vnet_hdr, "--use-vnet", ())?,
-            ("--isolated", None) => once(&mut isolated, "--isolated", ())?,
-            ("--help", None) => alone = Some(Command::Help),
-            ("--version", None) => alone = Some(Command::Version),
-            _ => return Err(UsageError::Unknown),
+            ("--fd", Some(value)) => once(&mut self.fd, "--fd", descriptor(value)?),
+            ("--br", Some(value)) => once(&mut self.bridge, "--br", device(value)?),
+            ("--queues", Some(value)) => once(&mut self.queues, "--queues", queue_count(value)?),
+            ("--mac", Some(value)) => once(&mut self.mac, "--mac", station(value)?),
+            ("--use-vnet", None) => once(&mut self.vnet_hdr, "--use-vnet", ()),
+            ("--isolated", None) => once(&mut self.isolated, "--isolated", ()),
+            _ => Err(UsageError::Unknown),
         }
     }
-    if let Some(command) = alone {
-        return if count == 1 {
-            Ok(command)
-        } else {
-            Err(UsageError::NotAlone)
-        };
+
+    fn request(self) -> Result<Request, UsageError> {
+        Ok(Request {
+            bridge: self.bridge.ok_or(UsageError::Missing("--br"))?,
+            vnet_hdr: self.vnet_hdr.is_some(),
+            queues: self.queues.unwrap_or(1),
+            isolated: self.isolated.is_some(),
+            mac: self.mac,
+        })
     }
-    Ok(Command::Give(Request {
-        fd: fd.ok_or(UsageError::Missing("--fd"))?,
-        bridge: bridge.ok_or(UsageError::Missing("--br"))?,
-        vnet_hdr: vnet_hdr.is_some(),
-        queues: queues.unwrap_or(1),
-        isolated: isolated.is_some(),
-        mac,
-    }))
 }
 
 fn once<T>(place: &mut Option<T>, option: &'static str, value: T) -> Result<(), UsageError> {
@@ -188,9 +244,15 @@ mod tests {
 
     use super::*;
 
-    fn give(arguments: &[&str]) -> Request {
+    fn give(arguments: &[&str]) -> (RawFd, Request) {
         match parse(arguments) {
-            Ok(Command::Give(request)) => request,
+            Ok(Command::Give(fd, request)) => {
+                assert_eq!(
+                    Request::from_message(&request.to_message()).as_ref(),
+                    Ok(&request)
+                );
+                (fd, request)
+            }
             other => panic!("{arguments:?}: {other:?}"),
         }
     }
@@ -200,9 +262,8 @@ mod tests {
         let qemu = give(&["--use-vnet", "--fd=3", "--br=br0"]);
         assert_eq!(qemu, give(&["--use-vnet", "--br=br0", "--fd=3"]));
         assert_eq!(
-            qemu,
+            qemu.1,
             Request {
-                fd: 3,
                 bridge: "br0".parse().unwrap(),
                 vnet_hdr: true,
                 queues: 1,
@@ -210,16 +271,17 @@ mod tests {
                 mac: None
             }
         );
-        let own = give(&["--isolated", "--queues=253", "--fd=2147483647", "--br=a=b"]);
+        let (fd, own) = give(&["--isolated", "--queues=253", "--fd=2147483647", "--br=a=b"]);
         assert_eq!(
-            (own.queues, own.isolated, own.vnet_hdr, own.fd),
+            (own.queues, own.isolated, own.vnet_hdr, fd),
             (253, true, false, i32::MAX)
         );
         assert_eq!(own.bridge.as_str(), "a=b");
-        let mac = give(&["--fd=3", "--br=br0", "--mac=52:54:00:12:34:56"]).mac;
+        let mac = give(&["--fd=3", "--br=br0", "--mac=52:54:00:12:34:56"]).1.mac;
         assert_eq!(mac, Some(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56])));
         assert_eq!(parse(["--help"]), Ok(Command::Help));
         assert_eq!(parse(["--version"]), Ok(Command::Version));
+        assert_eq!(parse(["--socket"]), Ok(Command::Serve));
     }
 
     #[test]
@@ -242,6 +304,8 @@ mod tests {
             &["--fd=3", "--br=br0", "--help"],
             &["--version", "--help"],
             &["--help", "--help"],
+            &["--socket", "--br=br0"],
+            &["--socket", "--socket"],
             &["--help="],
             &["--fd", "3", "--br", "br0"],
             &["-fd=3", "-br=br0"],
@@ -285,6 +349,26 @@ mod tests {
         }
         let latin1 = OsStr::from_bytes(b"--br=br\xf6");
         assert_eq!(parse([OsStr::new("--fd=3"), latin1]), Err(UsageError::Unknown));
+    }
+
+    #[test]
+    fn a_message_has_the_words_of_a_request_and_no_others() {
+        let longest = "--br=123456789012345\0--use-vnet\0--queues=253\0--isolated\0--mac=52:54:00:12:34:56";
+        let request = Request::from_message(longest.as_bytes()).unwrap();
+        assert!(request.to_message().len() <= longest.len());
+        let bad: [&[u8]; 8] = [
+            b"",
+            b"\0",
+            b"--br=br0\0",
+            b"--br=br0\0--fd=3",
+            b"--br=br0\0--socket",
+            b"--br=br0\0--help",
+            b"--br=br0\n",
+            b"--br=\xff",
+        ];
+        for message in bad {
+            assert!(Request::from_message(message).is_err(), "{message:?}");
+        }
     }
 
     #[test]

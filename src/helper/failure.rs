@@ -27,6 +27,10 @@ pub enum Failure {
     Refused(String),
     /// A step failed. What had been made is gone with the process.
     Failed(String),
+    /// There is no privilege, or it does not obey. Nothing was changed.
+    NoCapability(String),
+    /// The service said so, with this status. The log has it from there.
+    Elsewhere(u8, String),
 }
 
 impl Failure {
@@ -34,8 +38,9 @@ impl Failure {
     pub fn status(&self) -> u8 {
         match self {
             Self::Failed(_) => 1,
+            Self::Elsewhere(status, _) => (*status).clamp(1, 3),
             Self::Usage(_) => 2,
-            Self::Denied(_) | Self::NotGranted(_) | Self::Refused(_) => 3,
+            Self::Denied(_) | Self::NotGranted(_) | Self::NoCapability(_) | Self::Refused(_) => 3,
         }
     }
 
@@ -44,7 +49,11 @@ impl Failure {
         match self {
             Self::Usage(error) => format!("{error}\n{}", USAGE.trim_end()),
             Self::Denied(_) => DENIED.to_owned(),
-            Self::NotGranted(text) | Self::Refused(text) | Self::Failed(text) => text.clone(),
+            Self::NotGranted(text)
+            | Self::NoCapability(text)
+            | Self::Refused(text)
+            | Self::Failed(text)
+            | Self::Elsewhere(_, text) => text.clone(),
         }
     }
 
@@ -64,7 +73,11 @@ impl Failure {
             Self::Denied(Denial::Unusable(..) | Denial::Unparsable(..) | Denial::NoNames(..)) => {
                 Severity::Warning
             }
-            Self::Usage(_) | Self::Refused(_) | Self::Failed(_) => Severity::Error,
+            Self::Usage(_)
+            | Self::NoCapability(_)
+            | Self::Refused(_)
+            | Self::Failed(_)
+            | Self::Elsewhere(..) => Severity::Error,
         }
     }
 
@@ -127,6 +140,11 @@ impl Failure {
         })
     }
 
+    /// It cannot be, or ask, the service.
+    pub fn not_a_service(why: &str) -> Self {
+        Self::Refused(format!("the helper as a service: {why}"))
+    }
+
     /// It runs with the ids of its file.
     pub fn setuid() -> Self {
         let program = program();
@@ -141,7 +159,8 @@ impl Failure {
         let remedy = match error {
             CapabilityError::Missing { no_new_privs: true } => {
                 "the program that ran this one has set no_new_privs (QEMU does with -sandbox on), \
-                 under which no file capability is gained: start QEMU by `vmbr run`"
+                 under which no file capability is gained: start QEMU by `vmbr run`, or, for a service with \
+                 NoNewPrivileges=, as root: systemctl enable --now vmbr-helper.socket"
                     .to_owned()
             }
             CapabilityError::Missing { no_new_privs: false } => format!(
@@ -150,7 +169,7 @@ impl Failure {
             ),
             CapabilityError::Kernel(_) => "this kernel cannot be used".to_owned(),
         };
-        Self::Refused(format!("{error}: {remedy}"))
+        Self::NoCapability(format!("{error}: {remedy}"))
     }
 
     /// /dev/net/tun does not open.

@@ -32,6 +32,9 @@
 //! Nothing is undone by hand. The TAP lives by its descriptors, so whatever
 //! ends the process before stage 6, a signal too, removes it.
 //!
+//! Where the file capability gives nothing, a service does the same for who
+//! connects to it: [`service`] has how it comes to stage 2.
+//!
 //! The environment is never read. There is one thread, no temporary file, no
 //! other program, and no state on disk.
 #![forbid(unsafe_code)]
@@ -56,6 +59,7 @@ pub mod args;
 mod failure;
 mod make;
 mod port;
+mod service;
 mod slots;
 
 use acl::Caller;
@@ -94,47 +98,83 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<Done, Failure> {
-    let request = match args::parse(std::env::args_os().skip(1)).map_err(Failure::Usage)? {
-        Command::Give(request) => request,
-        Command::Help => return Ok(Done::Told(args::USAGE.to_owned())),
-        Command::Version => return Ok(Done::Told(format!("vmbr-helper {}\n", env!("CARGO_PKG_VERSION")))),
-    };
-    let reply = ReplySocket::inherited(request.fd).map_err(|why| Failure::no_socket(request.fd, why))?;
-    let caller = getresuid().map_err(|e| Failure::refused("cannot ask for the user", e.into()))?;
-    // A host without a log daemon must still be able to start guests.
-    let log = Log::connect(Facility::AuthPriv, "vmbr-helper").ok();
-    let tell = |severity, text: &str| {
-        if let Some(log) = &log {
-            let _ = log.send(
-                severity,
-                &format!("uid {}, bridge {}: {text}", caller.real, request.bridge),
-            );
+    match args::parse(std::env::args_os().skip(1)).map_err(Failure::Usage)? {
+        Command::Give(fd, request) => {
+            let reply = ReplySocket::inherited(fd).map_err(|why| Failure::no_socket(fd, why))?;
+            let caller = Teller::new()?;
+            caller.tell_of(&request, give(&request, reply, &caller))
         }
-    };
-
-    let served = serve(&request, reply, caller.real, log.as_ref(), |text| {
-        tell(Severity::Info, text)
-    });
-    if let Err(failure) = &served {
-        tell(failure.severity(), &failure.logged());
+        Command::Serve => {
+            let connection = service::accept()?;
+            let served = Teller::new().and_then(|caller| {
+                let request = service::hear(connection)?;
+                caller.tell_of(&request, serve(&request, connection, &caller))
+            });
+            if let Err(failure) = &served {
+                // Who is gone needs no answer.
+                let _ = connection.refuse(failure.status(), &failure.told());
+            }
+            served
+        }
+        Command::Help => Ok(Done::Told(args::USAGE.to_owned())),
+        Command::Version => Ok(Done::Told(format!("vmbr-helper {}\n", env!("CARGO_PKG_VERSION")))),
     }
-    served.map(Done::Gave)
+}
+
+/// The caller, and the log that hears of him.
+struct Teller {
+    user: Uid,
+    log: Option<Log>,
+}
+
+impl Teller {
+    fn new() -> Result<Self, Failure> {
+        let ids = getresuid().map_err(|e| Failure::refused("cannot ask for the user", e.into()))?;
+        Ok(Self {
+            user: ids.real,
+            // A host without a log daemon must still be able to start guests.
+            log: Log::connect(Facility::AuthPriv, "vmbr-helper").ok(),
+        })
+    }
+
+    fn tell(&self, severity: Severity, request: &Request, text: &str) {
+        if let Some(log) = &self.log {
+            let about = format!("uid {}, bridge {}", self.user, request.bridge);
+            let _ = log.send(severity, &format!("{about}: {text}"));
+        }
+    }
+
+    fn tell_of(&self, request: &Request, served: Result<Sent, Failure>) -> Result<Done, Failure> {
+        match &served {
+            Ok(_) | Err(Failure::Elsewhere(..)) => {}
+            Err(failure) => self.tell(failure.severity(), request, &failure.logged()),
+        }
+        served.map(Done::Gave)
+    }
+}
+
+/// Serves it, or has the service serve it where this process may not.
+fn give(request: &Request, reply: ReplySocket, caller: &Teller) -> Result<Sent, Failure> {
+    match serve(request, reply, caller) {
+        Err(failure @ Failure::NoCapability(_)) => {
+            let descriptors = service::ask(request).ok_or(failure)??;
+            let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+            reply
+                .send(&borrowed)
+                .map_err(|e| Failure::failed("cannot send the descriptor", e))
+        }
+        served => served,
+    }
 }
 
 /// Stages 2 to 6, in a straight line.
-fn serve(
-    request: &Request,
-    reply: ReplySocket,
-    caller: Uid,
-    log: Option<&Log>,
-    tell: impl FnOnce(&str),
-) -> Result<Sent, Failure> {
+fn serve(request: &Request, reply: ReplySocket, caller: &Teller) -> Result<Sent, Failure> {
     // Stage 2: give up.
-    refuse_setuid(caller)?;
+    refuse_setuid(caller.user)?;
     let privilege = NetAdmin::keep_only().map_err(Failure::no_capability)?;
 
     // Stage 3: decide.
-    let granted = acl::check(&request.bridge, &identity(caller)?).map_err(Failure::Denied)?;
+    let granted = acl::check(&request.bridge, &identity(caller.user)?).map_err(Failure::Denied)?;
     let port = port::decide(request, &granted).map_err(Failure::beyond)?;
 
     if !port.addresses.is_empty() {
@@ -157,7 +197,7 @@ fn serve(
     };
     let open = Open {
         reply: reply.as_fd(),
-        log: log.map(AsFd::as_fd),
+        log: caller.log.as_ref().map(AsFd::as_fd),
         rtnl: rtnl.as_ref().map(AsFd::as_fd),
     };
     seccomp::confine(&open).map_err(Failure::no_filter)?;
@@ -167,7 +207,7 @@ fn serve(
     let maker = Maker {
         request,
         port: &port,
-        caller,
+        caller: caller.user,
         control: &control,
         rtnl: rtnl.as_ref(),
     };
@@ -176,11 +216,8 @@ fn serve(
     privilege.give_up().map_err(Failure::no_capability)?;
 
     // Stage 6: hand over.
-    tell(&format!(
-        "hands over {} (allowed by {})",
-        tap.name(),
-        granted.place
-    ));
+    let said = format!("hands over {} (allowed by {})", tap.name(), granted.place);
+    caller.tell(Severity::Info, request, &said);
     let mut descriptors: Vec<BorrowedFd<'_>> = vec![tap.as_fd()];
     descriptors.extend(queues.iter().map(AsFd::as_fd));
     reply
@@ -205,9 +242,9 @@ fn refuse_setuid(caller: Uid) -> Result<(), Failure> {
 fn identity(user: Uid) -> Result<Caller, Failure> {
     let ask = |e: std::io::Error| Failure::refused("cannot ask for the groups", e);
     let mut groups = ids::groups().map_err(ask)?;
-    groups.push(getresgid().map_err(|e| ask(e.into()))?.real.as_raw());
+    groups.push(getresgid().map_err(|e| ask(e.into()))?.real);
     Ok(Caller {
         user: user.as_raw(),
-        groups,
+        groups: groups.into_iter().map(|group| group.as_raw()).collect(),
     })
 }

@@ -113,7 +113,6 @@ mod tests {
 
     fn request(queues: u32, mac: Option<Mac>) -> Request {
         Request {
-            fd: 3,
             bridge: "br0".parse().unwrap(),
             vnet_hdr: true,
             queues,
