@@ -63,10 +63,10 @@ pub fn acl(text: &[u8]) {
     }
 }
 
-fn bridge(line: &[u8], target: &Target) {
+fn bridge(line: &[u8], target: &Target<'_>) {
     let name = match target {
         Target::All => "all",
-        Target::Bridge(name) => name.as_str(),
+        Target::Bridge(name) => name,
     };
     assert!((1..=15).contains(&name.len()));
     assert!(

@@ -29,11 +29,13 @@
 //!   mends them.
 //! - `owners`: who else has a hand on a NIC.
 //! - `tool`: the host's own programs, for those two.
+//! - [`guard`]: which frames a guest may send, as a program for the kernel;
+//!   pure.
 //! - [`sys`]: the only unsafe: TAP ioctls, descriptor passing, capabilities,
 //!   seccomp, pidfds, packet sockets.
 //! - [`helper`], `cli`: the ways in.
 //!
-//! What is not [`model`]'s names, [`sys`] and [`helper`] is behind the feature
+//! What is not [`model`]'s names, [`guard`], [`sys`] and [`helper`] is behind the feature
 //! `cli`: `vmbr-helper` is built without it.
 #![deny(unsafe_code)]
 
@@ -43,6 +45,7 @@ pub mod apply;
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod doctor;
+pub mod guard;
 pub mod helper;
 pub mod model;
 #[cfg(feature = "cli")]

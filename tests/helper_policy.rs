@@ -291,25 +291,25 @@ fn a_pinned_port_speaks_as_its_guest_alone() {
     assert!(neighbour.hears(b"honest"), "the guest's own MAC passes");
     for spoofed in [other, [0, 0, 0, 0, 0, 1], [0x52, 0x54, 0, 0, 0, 0x4f]] {
         guest.say(spoofed, [0xff; 6], b"spoofed");
-        assert!(!neighbour.hears(b"spoofed"), "{spoofed:?} passed");
+        assert!(neighbour.misses(b"spoofed"), "{spoofed:?} passed");
     }
     // A MAC that another port has spoken as before is not the guest's either.
     neighbour.say(other, [0xff; 6], b"neighbour");
     assert!(guest.hears(b"neighbour"));
     guest.say(other, [0xff; 6], b"stolen");
-    assert!(!neighbour.hears(b"stolen"));
+    assert!(neighbour.misses(b"stolen"));
     // Nor one that it gives the TAP itself, which its holder may do.
     assert_eq!(holder(&stage, CALLER, SET_MAC, guest.as_fd()), "");
     assert_eq!(stage.ns.link("tap0").unwrap()["address"], "52:54:00:00:00:66");
     guest.say([0x52, 0x54, 0, 0, 0, 0x66], [0xff; 6], b"renamed");
-    assert!(!neighbour.hears(b"renamed"));
+    assert!(neighbour.misses(b"renamed"));
 
     // The other way round: who speaks as the guest gets nothing of its.
     neighbour.say(honest, [0xff; 6], b"thief");
     let mut third = Frames::new(plain().remove(0));
     third.say([0x52, 0x54, 0, 0, 0, 0x52], honest, b"for the guest");
     assert!(guest.hears(b"for the guest"), "the guest's frames went elsewhere");
-    assert!(!neighbour.hears(b"for the guest"));
+    assert!(neighbour.misses(b"for the guest"));
     guest.say(honest, [0xff; 6], b"still there");
     assert!(third.hears(b"still there"));
 
@@ -322,7 +322,46 @@ fn a_pinned_port_speaks_as_its_guest_alone() {
     neighbour.say(honest, [0xff; 6], b"thief");
     let mut guest = Frames::new(one(&stage));
     third.say([0x52, 0x54, 0, 0, 0, 0x52], honest, b"again");
-    assert!(guest.hears(b"again") && !neighbour.hears(b"again"));
+    assert!(guest.hears(b"again") && neighbour.misses(b"again"));
+}
+
+#[test]
+fn a_guarded_port_speaks_by_its_addresses_alone() {
+    let stage = Stage::new("guarded");
+    let mac = [0x52, 0x54, 0, 0, 0, 0x50];
+    stage.acl_conf(
+        "allow br0 user=4711 mac=52:54:00:00:00:50 guard=192.0.2.50,2001:db8::50
+         allow br0",
+    );
+    let mut guest = Frames::new(one(&stage));
+    let plain = stage.run(&Call::new(&ARGUMENTS).uid(CALLER + 1)).descriptors();
+    let mut neighbour = Frames::new(plain.into_iter().next().unwrap());
+    guest.say_ipv4(mac, [192, 0, 2, 50], b"honest");
+    assert!(neighbour.hears(b"honest"));
+    for (mac, address) in [
+        (mac, [192, 0, 2, 51]),
+        ([0x52, 0x54, 0, 0, 0, 0x51], [192, 0, 2, 50]),
+        (mac, [192, 0, 2, 255]),
+    ] {
+        guest.say_ipv4(mac, address, b"spoofed");
+        assert!(neighbour.misses(b"spoofed"), "{mac:?} {address:?} passed");
+    }
+    // Its holder cannot take it off: the filter goes with the port.
+    assert_eq!(holder(&stage, CALLER, SET_MAC, guest.as_fd()), "");
+    guest.say_ipv4([0x52, 0x54, 0, 0, 0, 0x66], [192, 0, 2, 50], b"spoofed");
+    assert!(neighbour.misses(b"spoofed"));
+    guest.say_ipv4(mac, [192, 0, 2, 50], b"still");
+    assert!(neighbour.hears(b"still"));
+    // The same by a MAC of the caller's choice.
+    stage.acl_conf("allow br0 guard=192.0.2.50");
+    let chosen = stage
+        .call(&["--fd=3", "--br=br0", "--mac=52:54:00:00:00:77"])
+        .descriptors();
+    let mut chosen = Frames::new(chosen.into_iter().next().unwrap());
+    chosen.say_ipv4([0x52, 0x54, 0, 0, 0, 0x77], [192, 0, 2, 51], b"other");
+    assert!(neighbour.misses(b"other"));
+    drop((guest, neighbour, chosen));
+    stage.assert_no_tap();
 }
 
 #[test]
@@ -365,12 +404,12 @@ fn a_mac_of_the_callers_choice_is_bounded_and_must_be_free() {
         }
     }
     guest.say(station, [0xff; 6], b"spoofed");
-    assert!(!lan.hears(b"spoofed"));
+    assert!(lan.misses(b"spoofed"));
     drop(ask(4712, "02:00:00:00:00:09").descriptors());
     // Who is not asked for one may still bind himself.
     let mut bound = Frames::new(ask(9, "02:00:00:00:00:0a").descriptors().remove(0));
     bound.say(station, [0xff; 6], b"spoofed");
-    assert!(!lan.hears(b"spoofed"));
+    assert!(lan.misses(b"spoofed"));
 }
 
 #[test]

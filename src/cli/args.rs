@@ -4,10 +4,15 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use macaddr::MacAddr6;
 
 use crate::apply::namespace::RUN_DIR;
+use crate::guard::Rule;
 use crate::helper::args::QUEUES_LIMIT;
+use crate::model::bridge::PORTS_MAX;
+use crate::model::ifname::IfNameError;
 use crate::model::{IfName, Mac};
+use crate::sys::tap::{QUEUES_MAX, TAP_MAC_BYTE};
 
 /// Puts QEMU/KVM guests on the network of their host.
 #[derive(Debug, Parser)]
@@ -64,6 +69,13 @@ pub enum Command {
     Recover,
     /// Show bridges, their uplink and their guests
     Status(Status),
+    /// Make, remove and list persistent TAPs for guests
+    ///
+    /// For programs that take a TAP by its name: libvirt, Firecracker, QEMU
+    /// with ifname=. A TAP of 'vmbr tap add' stays until it is removed, or the
+    /// host is booted.
+    #[command(subcommand)]
+    Tap(Tap),
     /// Find and explain what cuts guests, or the host, off the network
     ///
     /// Looks at bridges and their ports, at the firewall, the kernel's
@@ -216,4 +228,102 @@ pub struct Doctor {
     /// Mend what can be mended; 'vmbr down' undoes it
     #[arg(long)]
     pub fix: bool,
+}
+
+/// What to do with TAPs.
+#[derive(Debug, Subcommand)]
+pub enum Tap {
+    /// Make a persistent TAP and put it on a bridge
+    ///
+    /// Only its owner can attach to it, from the first moment on. One that
+    /// stands as it was asked for is left as it is; one that stands otherwise
+    /// is a refusal that says the difference.
+    Add(Box<TapAdd>),
+    /// Remove TAPs
+    Del(TapDel),
+    /// List the TAPs of the host
+    List,
+}
+
+/// Arguments of `vmbr tap add`.
+#[derive(Debug, clap::Args)]
+pub struct TapAdd {
+    /// Its name; with --count, what their names begin with
+    #[arg(value_parser = tap_name)]
+    pub name: IfName,
+    /// Make N of them, NAME0 and so on: all or none
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=PORTS_MAX as i64))]
+    pub count: Option<u32>,
+    /// The bridge; by default the only one that vmbr made, or br0
+    #[arg(long, value_name = "NAME")]
+    pub bridge: Option<IfName>,
+    /// The user who may attach to it, by name or number; root by default
+    #[arg(long, value_name = "USER")]
+    pub owner: Option<String>,
+    /// The group whose members may attach to it; with --owner, both must fit
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// How many queues the guest will have; QEMU, libvirt and others must ask
+    /// for more than one where this is more than one, and for one otherwise
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        hide_default_value = true,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(QUEUES_MAX))
+    )]
+    pub queues: u32,
+    /// The guest's MAC; the TAP's own is the same with fe as its first byte
+    #[arg(long, value_name = "MAC", value_parser = guest_mac, conflicts_with = "count")]
+    pub mac: Option<MacAddr6>,
+    /// Largest packet in bytes; by default that of the bridge
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(68..=65_521))]
+    pub mtu: Option<u32>,
+    /// It reaches the uplink and the host, but no other isolated port
+    #[arg(long)]
+    pub isolated: bool,
+    /// Let the guest speak as itself only: as its MAC ('mac'), or as its MAC
+    /// and these addresses and prefixes, with commas between
+    ///
+    /// With addresses given, what is dropped: other sources in IPv4, IPv6, ARP
+    /// and neighbour discovery, VLAN tags, answers of DHCP servers, router
+    /// advertisements, redirects. A family with no address given is shut. The
+    /// link-local address is the one made of the MAC; one that the guest makes
+    /// otherwise has to be given, too.
+    #[arg(long, value_name = "mac|ADDR,...", requires = "mac")]
+    pub guard: Option<Rule>,
+}
+
+/// Arguments of `vmbr tap del`.
+#[derive(Debug, clap::Args)]
+pub struct TapDel {
+    /// Their names
+    #[arg(required = true)]
+    pub names: Vec<IfName>,
+    /// Also those that a guest has, and those that are on no bridge
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// A name for a TAP. The kernel fills a `%d` in.
+fn tap_name(text: &str) -> Result<IfName, String> {
+    let name: IfName = text.parse().map_err(|error: IfNameError| error.to_string())?;
+    if text.contains('%') {
+        return Err("the name of a TAP has no '%'".into());
+    }
+    Ok(name)
+}
+
+/// The MAC of a guest.
+fn guest_mac(text: &str) -> Result<MacAddr6, String> {
+    let mac: MacAddr6 = text
+        .parse()
+        .map_err(|_| "write a MAC as 52:54:00:12:34:56".to_owned())?;
+    if mac.is_nil() || mac.is_multicast() {
+        return Err("this is no MAC of a single device".into());
+    }
+    if mac.as_bytes().first() == Some(&TAP_MAC_BYTE) {
+        return Err("a guest's MAC does not begin with fe: that of its TAP does".into());
+    }
+    Ok(mac)
 }

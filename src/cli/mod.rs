@@ -12,6 +12,7 @@ mod picture;
 mod recover;
 mod run;
 mod status;
+mod tap;
 mod up;
 mod verification;
 mod watchdog;
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
         Command::Confirm(confirm) => confirm::run(confirm, &args),
         Command::Recover => recover::run(&args),
         Command::Status(status) => status::run(status, &args),
+        Command::Tap(tap) => tap::run(tap, &args),
         // Findings are no failure, and yet a status.
         Command::Doctor(doctor) => return doctor::run(doctor, &args).unwrap_or_else(|e| e.tell(args.json)),
         // The command that it starts takes its place.

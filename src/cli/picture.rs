@@ -91,12 +91,28 @@ fn draw_port(text: &mut String, port: &Port, last: bool) {
         port.state,
         traffic(port)
     );
+    if let Some(guard) = &port.guard {
+        let _ = writeln!(text, "           {stem}    may speak only as {}", guard.words());
+    }
     for guest in &port.guests {
         let mac = guest
             .mac
             .map_or_else(String::new, |mac| mac.to_string().to_lowercase());
         let addresses: Vec<String> = guest.addresses.iter().map(ToString::to_string).collect();
-        let _ = writeln!(text, "           {stem}    guest {mac}  {}", addresses.join("  "));
+        // The host does not listen to what is not for it.
+        let addresses = match addresses.as_slice() {
+            [] => "address not known: it has not spoken to this host".to_owned(),
+            some => some.join("  "),
+        };
+        let _ = writeln!(text, "           {stem}    guest {mac}  {addresses}");
+    }
+    if port.guests.is_empty() {
+        let why = match port.in_use {
+            Some(true) => "nothing was heard of its guest lately",
+            Some(false) => "no guest holds it",
+            None => return,
+        };
+        let _ = writeln!(text, "           {stem}    {why}");
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::apply::lock;
 use crate::apply::recover::{self, milliseconds_left};
+use crate::model::bridge::PORTS_MAX;
 use crate::model::link::Traffic;
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::dump::{self, Learned};
@@ -20,10 +21,7 @@ use super::args::{Args, Status};
 use super::change::Place;
 use super::outcome::{Error, print, print_json};
 use super::picture;
-
-/// The most ports that a bridge can have (`BR_MAX_PORTS`,
-/// net/bridge/br_private.h, without the one that is never used).
-const PORTS_MAX: usize = 1023;
+use super::tap::{GuardEntry, Guards};
 
 /// A bridge of the host.
 #[derive(Debug, Serialize)]
@@ -86,6 +84,10 @@ pub struct Port {
     /// Its own MAC, not the guest's.
     #[serde(serialize_with = "lower_case")]
     pub mac: Option<MacAddr6>,
+    /// Whether a program holds a TAP: its guest is there.
+    pub in_use: Option<bool>,
+    /// What its guest is held to.
+    pub guard: Option<GuardEntry>,
     /// Who speaks behind it.
     pub guests: Vec<Guest>,
     /// Bytes since it was made, as its guest sees them.
@@ -120,7 +122,7 @@ impl From<Traffic> for GuestTraffic {
     }
 }
 
-fn lower_case<S: serde::Serializer>(mac: &Option<MacAddr6>, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn lower_case<S: serde::Serializer>(mac: &Option<MacAddr6>, serializer: S) -> Result<S::Ok, S::Error> {
     mac.map(|mac| mac.to_string().to_lowercase())
         .serialize(serializer)
 }
@@ -164,43 +166,77 @@ pub fn run(status: &Status, args: &Args) -> Result<(), Error> {
 }
 
 fn bridges(live: &HostState, learned: &[Learned], place: &Place) -> Vec<Bridge> {
-    let mut behind: HashMap<&IfName, Vec<MacAddr6>> = HashMap::new();
+    let mut behind: Behind = HashMap::new();
     for entry in learned {
-        let macs = behind.entry(&entry.port).or_default();
-        if !macs.contains(&entry.mac) {
-            macs.push(entry.mac);
+        // The kernel has one of a MAC for each VLAN, and for the port itself.
+        let known = behind.entry(&entry.port).or_default();
+        if !known.iter().any(|other| other.mac == entry.mac) {
+            known.push(entry);
         }
     }
+    let guards = Guards::open();
     let is_bridge = |link: &&Link| link.is_kind("bridge");
     live.links
         .iter()
         .filter(is_bridge)
-        .map(|link| bridge(live, link, &behind, place))
+        .map(|link| bridge(live, link, &behind, &guards, place))
         .collect()
 }
 
-fn bridge(live: &HostState, link: &Link, behind: &HashMap<&IfName, Vec<MacAddr6>>, place: &Place) -> Bridge {
-    let name = &link.name;
-    let record = place.records().find(|record| record.bridge.name == *name);
+/// What is behind each port.
+type Behind<'a> = HashMap<&'a IfName, Vec<&'a Learned>>;
+
+/// The addresses of those that have spoken to this host by a bridge, or by a
+/// device that stands on it (a VLAN, a macvlan), in the order in which people
+/// look for them.
+fn known(live: &HostState, bridge: &IfName) -> HashMap<MacAddr6, Vec<IpAddr>> {
+    let mut devices = vec![bridge];
+    let mut place = 0;
+    while let Some(beneath) = devices.get(place).copied() {
+        let above = live.links.iter().filter(|l| l.lower.as_ref() == Some(beneath));
+        for link in above {
+            if !devices.contains(&&link.name) {
+                devices.push(&link.name);
+            }
+        }
+        place += 1;
+    }
     let mut known: HashMap<MacAddr6, Vec<IpAddr>> = HashMap::new();
-    for neighbour in live
-        .neighbours
-        .iter()
-        .filter(|n| n.dev == *name && n.is_resolved())
-    {
-        if let Some(mac) = neighbour.mac {
-            known.entry(mac).or_default().push(neighbour.address);
+    let neighbours = live.neighbours.iter().filter(|n| n.is_resolved());
+    for neighbour in neighbours.filter(|n| devices.contains(&&n.dev)) {
+        let Some(mac) = neighbour.mac else { continue };
+        let addresses = known.entry(mac).or_default();
+        if !addresses.contains(&neighbour.address) {
+            addresses.push(neighbour.address);
         }
     }
+    let rank = |address: &IpAddr| match address {
+        IpAddr::V4(_) => 0,
+        IpAddr::V6(v6) if !v6.is_unicast_link_local() => 1,
+        IpAddr::V6(_) => 2,
+    };
+    for addresses in known.values_mut() {
+        addresses.sort_by_key(|address| (rank(address), *address));
+    }
+    known
+}
+
+fn bridge(live: &HostState, link: &Link, behind: &Behind, guards: &Guards, place: &Place) -> Bridge {
+    let name = &link.name;
+    let record = place.records().find(|record| record.bridge.name == *name);
+    let known = known(live, name);
     let ports: Vec<&Link> = live.ports_of(name).collect();
     let uplink = uplink(&ports, record);
     let guests = |port: &Link| {
-        let macs = behind.get(&port.name).map_or(&[][..], Vec::as_slice);
-        let guest = |mac: &MacAddr6| Guest {
-            mac: Some(*mac),
-            addresses: known.get(mac).cloned().unwrap_or_default(),
+        // What is fixed on a TAP that nobody holds says who may come.
+        let gone = port.tun.as_ref().is_some_and(|tun| !tun.held);
+        let entries = behind.get(&port.name).map_or(&[][..], Vec::as_slice);
+        let there = entries.iter().filter(|entry| !(gone && entry.fixed));
+        let guest = |entry: &&Learned| Guest {
+            mac: Some(entry.mac),
+            addresses: known.get(&entry.mac).cloned().unwrap_or_default(),
         };
-        macs.iter().map(guest).collect()
+        there.map(guest).collect()
     };
     let port = |port: &&Link| {
         let is_uplink = Some(&port.name) == uplink.as_ref();
@@ -213,6 +249,8 @@ fn bridge(live: &HostState, link: &Link, behind: &HashMap<&IfName, Vec<MacAddr6>
             queues: port.tun.as_ref().map(|tun| tun.queues),
             isolated: port.port.as_ref().is_some_and(|port| port.isolated),
             mac: port.mac,
+            in_use: port.tun.as_ref().map(|tun| tun.held),
+            guard: guards.of(port).map(GuardEntry::from),
             // The whole LAN is behind the uplink.
             guests: if is_uplink { Vec::new() } else { guests(port) },
             traffic: port.traffic.into(),

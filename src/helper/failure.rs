@@ -110,15 +110,6 @@ impl Failure {
         ))
     }
 
-    /// The port cannot be held to addresses.
-    pub fn no_guard() -> Self {
-        Self::Refused(
-            "this helper cannot hold a port to addresses (guard=), so it makes none; a TAP that is held to them is \
-             made by root: vmbr tap add --guard"
-                .to_owned(),
-        )
-    }
-
     /// The port cannot be made one guest's alone.
     pub fn not_locked(tap: &IfName, error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::Unsupported {

@@ -8,6 +8,7 @@ use super::args::Request;
 use super::failure::Failure;
 use super::port::{Pin, Port};
 use super::slots;
+use crate::guard::{Guard, Network};
 use crate::model::IfName;
 use crate::sys::netdev::{Control, IfIndex};
 use crate::sys::rtnl::{AttachedQueues, Rtnl};
@@ -28,6 +29,8 @@ pub struct Maker<'a> {
     pub control: &'a Control,
     /// The other one, where it is needed.
     pub rtnl: Option<&'a Rtnl>,
+    /// The slot that is tried first.
+    pub likely_slot: Option<u32>,
 }
 
 impl Maker<'_> {
@@ -127,7 +130,7 @@ impl Maker<'_> {
             return Ok(());
         };
         let bridge = self.bridge_index()?;
-        for slot in slots::order(slots) {
+        for slot in self.likely_slot.into_iter().chain(slots::order(slots)) {
             let name = slots::name(bridge, self.caller.as_raw(), slot);
             match rtnl.take_name(tap, &name) {
                 Ok(true) => return Ok(()),
@@ -148,6 +151,17 @@ impl Maker<'_> {
     /// Makes the port its guest's alone.
     fn pin(&self, rtnl: &Rtnl, tap: IfIndex, pin: Pin, name: &IfName) -> Result<(), Failure> {
         rtnl.lock(tap).map_err(|e| Failure::not_locked(name, e))?;
+        self.place(rtnl, tap, pin, name)?;
+        let guard = Guard {
+            mac: pin.mac.0.into(),
+            networks: self.port.addresses.iter().copied().map(Network::single).collect(),
+        };
+        rtnl.hold(tap, &guard)
+            .map_err(|e| Failure::failed(&format!("cannot filter what {name} sends"), e))
+    }
+
+    /// Has the bridge send its guest's frames there, and nowhere else.
+    fn place(&self, rtnl: &Rtnl, tap: IfIndex, pin: Pin, name: &IfName) -> Result<(), Failure> {
         let fail = |e| Failure::failed(&format!("cannot pin {name} to {}", pin.mac), e);
         let exists = |e: &std::io::Error| e.raw_os_error() == Some(libc::EEXIST);
         match rtnl.station_add(tap, pin.mac) {

@@ -12,6 +12,7 @@
 //! The owner that `ip` shows is no mark to count by: whoever holds the TAP
 //! could have set another user's, to his own profit or the other's loss.
 
+use crate::model::IfName;
 use crate::sys::netdev::IfIndex;
 
 /// As many slots as are looked through one by one before the steps get wide.
@@ -20,7 +21,22 @@ const NEAR: u32 = 32;
 /// The name of a user's slot on a bridge, which has its number: a bridge that
 /// is made anew has another one.
 pub fn name(bridge: IfIndex, user: u32, slot: u32) -> String {
-    format!("vmbr.{}.{user}.{slot}", bridge.0)
+    format!("vmbr{}.{user}.{slot}", bridge.0)
+}
+
+/// The first slot whose name is free, as far as `index` can tell: it asks
+/// nothing of the kernel that anyone would have to wait for, and knows names
+/// of a device's length only. Another helper may take it meanwhile.
+pub fn likely(
+    bridge: IfIndex,
+    user: u32,
+    slots: u32,
+    index: impl Fn(&IfName) -> std::io::Result<IfIndex>,
+) -> Option<u32> {
+    order(slots).find(|slot| match name(bridge, user, *slot).parse() {
+        Ok(name) => index(&name).is_err(),
+        Err(_) => true,
+    })
 }
 
 /// Every slot once, in the order in which they are tried: the lowest first,

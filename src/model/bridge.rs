@@ -1,5 +1,9 @@
-//! Options of a bridge (`IFLA_BR_*`) that decide whether its guests have a
-//! network.
+//! How many ports a bridge can have, and its options (`IFLA_BR_*`) that decide
+//! whether its guests have a network.
+
+/// The most ports that a bridge can have (`BR_MAX_PORTS`,
+/// net/bridge/br_private.h, without the one that is never used).
+pub const PORTS_MAX: usize = 1023;
 
 /// What a bridge is set to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

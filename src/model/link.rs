@@ -78,6 +78,22 @@ pub struct Tun {
     /// Queues that are attached.
     #[serde(default, skip_serializing_if = "is_default")]
     pub queues: u32,
+    /// More than one queue may be attached (`IFF_MULTI_QUEUE`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub multi_queue: bool,
+    /// How many queues it was made for, where `vmbr tap add` made it for more
+    /// than one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub queues_meant: Option<u32>,
+    /// A program holds it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub held: bool,
+}
+
+impl Tun {
+    /// What the alias of a TAP says of its queues (`ip link show` shows it).
+    /// The kernel knows only whether there can be more than one.
+    pub const QUEUES_ALIAS: &str = "vmbr queues=";
 }
 
 /// A port of a bridge (`IFLA_BRPORT_*`).
@@ -88,6 +104,9 @@ pub struct Port {
     /// Does not reach other isolated ports.
     #[serde(default, skip_serializing_if = "is_default")]
     pub isolated: bool,
+    /// Takes frames only from MACs that the bridge's table has on it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub locked: bool,
 }
 
 /// Counters of a device.

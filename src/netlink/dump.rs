@@ -81,17 +81,19 @@ pub fn network() -> io::Result<HostState> {
     })
 }
 
-/// What a bridge learned on one of its ports.
+/// What a bridge knows to be behind one of its ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Learned {
     /// The port.
     pub port: IfName,
     /// The MAC that speaks behind it.
     pub mac: MacAddr6,
+    /// Somebody fixed it there, a guard for instance; it need not have spoken.
+    pub fixed: bool,
 }
 
 /// Reads what a picture of the host needs: devices, addresses, routes of the
-/// main table, neighbours, and the MACs that bridges learned (`bridge fdb`).
+/// main table, neighbours, and the MACs behind bridges' ports (`bridge fdb`).
 /// With a thousand ports the other tables are long.
 ///
 /// # Errors
@@ -108,6 +110,20 @@ pub fn picture() -> io::Result<(HostState, Vec<Learned>)> {
             _ => None,
         });
         Ok((state, learned.collect()))
+    })
+}
+
+/// Reads the devices alone.
+///
+/// # Errors
+/// As of [`snapshot`].
+pub fn devices() -> io::Result<HostState> {
+    with_handle(async |handle| {
+        let (links, _) = links(&handle).await?;
+        Ok(HostState {
+            links,
+            ..HostState::default()
+        })
     })
 }
 

@@ -95,6 +95,7 @@ pub fn link(message: &LinkMessage, names: &Names) -> Option<Link> {
         .attributes
         .iter()
         .any(|a| matches!(a, LinkAttribute::LinkNetNsId(_)));
+    let (mut cable, mut meant) = (false, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Address(bytes) => link.mac = six(bytes),
@@ -108,8 +109,16 @@ pub fn link(message: &LinkMessage, names: &Names) -> Option<Link> {
                 };
             }
             LinkAttribute::LinkInfo(infos) => link_info(&mut link, infos),
+            LinkAttribute::Carrier(carrier) => cable = *carrier != 0,
+            LinkAttribute::IfAlias(alias) => meant = alias.strip_prefix(Tun::QUEUES_ALIAS),
             _ => {}
         }
+    }
+    if let Some(tun) = &mut link.tun {
+        // Of one with a single queue the kernel tells no number, but it has a
+        // carrier as long as it is attached (tun_set_iff(), __tun_detach()).
+        tun.held |= cable;
+        tun.queues_meant = meant.and_then(|number| number.parse().ok());
     }
     Some(link)
 }
@@ -125,6 +134,7 @@ fn link_info(link: &mut Link, infos: &[LinkInfo]) {
                     match attribute {
                         InfoBridgePort::State(state) => port.state = (*state).into(),
                         InfoBridgePort::Isolated(isolated) => port.isolated = *isolated,
+                        InfoBridgePort::Locked(locked) => port.locked = *locked,
                         _ => {}
                     }
                 }
@@ -143,12 +153,12 @@ fn tun(attributes: &[impl Nla]) -> Tun {
     const PERSIST: u16 = 6;
     const MULTI_QUEUE: u16 = 7;
     const NUM_QUEUES: u16 = 8;
+    const NUM_DISABLED_QUEUES: u16 = 9;
     let mut tun = Tun {
         queues: 1,
         ..Tun::default()
     };
-    let mut multi = false;
-    let mut attached = 0;
+    let (mut attached, mut disabled) = (0, 0);
     for RawAttribute { kind, value } in attributes.iter().map(raw) {
         let number = value.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes));
         let byte = value.first().copied().unwrap_or(0);
@@ -157,14 +167,17 @@ fn tun(attributes: &[impl Nla]) -> Tun {
             GROUP => tun.group = number,
             TYPE => tun.tap = i32::from(byte) == libc::IFF_TAP,
             PERSIST => tun.persistent = byte != 0,
-            MULTI_QUEUE => multi = byte != 0,
+            MULTI_QUEUE => tun.multi_queue = byte != 0,
             NUM_QUEUES => attached = number.unwrap_or(0),
+            NUM_DISABLED_QUEUES => disabled = number.unwrap_or(0),
             _ => {}
         }
     }
-    if multi {
+    if tun.multi_queue {
         tun.queues = attached;
     }
+    // One that is not persistent is there because it is held.
+    tun.held = !tun.persistent || attached + disabled > 0;
     tun
 }
 
@@ -391,15 +404,16 @@ pub fn neighbour_entry(message: &NeighbourMessage, names: &Names) -> Option<Neig
     })
 }
 
-/// An entry of a bridge's table that it learned by itself; none for one that
-/// someone set, the ports' own among them.
+/// An entry of a bridge's table for a MAC behind one of its ports: one that it
+/// learned, or that was fixed there; none for the devices' own.
 pub fn learned(message: &NeighbourMessage, names: &Names) -> Option<Learned> {
     let state: u16 = message.header.state.into();
-    let set = state & (neighbour::state::PERMANENT | neighbour::state::NOARP) != 0;
     let mac = message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::LinkLayerAddress(bytes) => six(bytes),
         _ => None,
     })?;
     let port = names.get(message.header.ifindex)?.clone();
-    (!set).then_some(Learned { port, mac })
+    let fixed = state & neighbour::state::NOARP != 0;
+    let own = state & neighbour::state::PERMANENT != 0;
+    (!own).then_some(Learned { port, mac, fixed })
 }

@@ -13,9 +13,10 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 use super::netdev::IfIndex;
 use crate::model::Mac;
 
+mod guard;
 mod message;
 
-use message::{Message, attribute, find, u16_at, u32_at};
+use message::{HEADER, Message, attribute, find, u16_at, u32_at};
 
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_ACK: u16 = 4;
@@ -44,6 +45,8 @@ const IFLA_BRPORT_LOCKED: u16 = 39;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 const IFINFOMSG: usize = 16;
+/// Room for the longest answer to a question about a guard.
+const ANSWER: usize = 32 * 1024;
 const NDA_LLADDR: u16 = 2;
 const NDA_MASTER: u16 = 9;
 const NTF_MASTER: u8 = 1 << 2;
@@ -212,10 +215,10 @@ impl Rtnl {
     /// Sends a message and gives what `pick` makes of the answer to it.
     fn ask<T>(&self, message: &[u8], pick: impl Fn(u16, &[u8]) -> Option<T>) -> io::Result<T> {
         send(self.0.as_raw_fd(), message, MsgFlags::empty())?;
-        let mut buffer = [0; 8 * 1024];
+        let mut buffer = [0; ANSWER];
         let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         let answer = buffer.get(..length).unwrap_or_default();
-        let (Some(kind), Some(body)) = (u16_at(answer, 4), answer.get(message::HEADER..)) else {
+        let (Some(kind), Some(body)) = (u16_at(answer, 4), answer.get(HEADER..)) else {
             return Err(io::Error::from(io::ErrorKind::InvalidData));
         };
         if kind == NLMSG_ERROR {
@@ -232,6 +235,19 @@ impl AsFd for Rtnl {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// `nlmsghdr`, `ifinfomsg`, and the attributes as they are given.
+fn message(kind: u16, flags: u16, family: u8, index: IfIndex, attributes: &[u8]) -> Vec<u8> {
+    Message::new(kind, flags)
+        .link(family, index)
+        .with(attributes)
+        .finish()
+}
+
+/// `nlmsghdr`, and the rest as it is given.
+fn request(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+    Message::new(kind, flags).with(body).finish()
 }
 
 fn get_link(device: IfIndex) -> Vec<u8> {

@@ -15,6 +15,9 @@ pub const TUN_DEVICE: &str = "/dev/net/tun";
 /// The most queues that a TAP can have (`MAX_TAP_QUEUES`, drivers/net/tun.c).
 pub const QUEUES_MAX: u32 = 256;
 
+/// The first byte of a TAP's own MAC, see [`Tap::raise_mac`].
+pub const TAP_MAC_BYTE: u8 = 0xfe;
+
 /// An opened /dev/net/tun that is no queue of any TAP yet. It belongs to the
 /// network namespace in which it was opened.
 #[derive(Debug)]
@@ -161,7 +164,7 @@ impl Tap {
         // SAFETY: SIOCGIFHWADDR has just filled in ifr_hwaddr, which is made
         // of integers: every bit pattern of it is a value.
         let mut address = unsafe { asked.ifr_ifru.ifru_hwaddr };
-        address.sa_data[0] = 0xfe_u8 as libc::c_char;
+        address.sa_data[0] = TAP_MAC_BYTE as libc::c_char;
         asked.ifr_ifru.ifru_hwaddr = address;
         ifreq::call(self.queue.as_fd(), request::SIOCSIFHWADDR, &mut asked)
     }
@@ -170,6 +173,19 @@ impl Tap {
     pub fn into_queue(self) -> OwnedFd {
         self.queue
     }
+}
+
+/// Attaches `tun` to a TAP that is there, as a guest's program does: it becomes
+/// a queue of it. Needs to be the owner, or CAP_NET_ADMIN. Where there is none
+/// of this name one is made.
+///
+/// # Errors
+/// EBUSY if somebody holds it, EPERM if it is another's, EINVAL if it was not
+/// made with the same [`TapFeatures::multi_queue`] or is no TAP.
+pub fn attach(tun: Tun, name: &IfName, features: TapFeatures) -> io::Result<OwnedFd> {
+    let Tun(queue) = tun;
+    set_iff(&queue, features.flags(), &mut ifreq::named(name))?;
+    Ok(queue)
 }
 
 impl AsFd for Tap {

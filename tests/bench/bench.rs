@@ -8,9 +8,11 @@
 //! - [`duration`]: how long the commands take
 //! - [`helper`]: from fork to descriptor; [`trace`]: system calls and memory
 //! - [`ports`]: 1,000 ports made, listed and removed
+//! - [`guard`]: what a guard costs
 //! - [`report`]: samples, medians, tables
 
 mod duration;
+mod guard;
 mod helper;
 mod lab;
 mod loss;
@@ -37,6 +39,7 @@ enum Part {
     Size,
     Ports,
     Status,
+    Guard,
 }
 
 /// Started by scripts/bench.
@@ -100,6 +103,7 @@ fn measure(arguments: Arguments) -> Outcome<()> {
             Part::Size => helper::measure_size(&programs, runs, &mut report)?,
             Part::Ports => ports::measure(&programs, runs, &mut report)?,
             Part::Status => ports::measure_status(&programs, runs, &mut report)?,
+            Part::Guard => guard::measure(&programs, runs, &mut report)?,
         }
     }
     if !programs.manager

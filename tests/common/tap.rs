@@ -49,18 +49,43 @@ impl Frames {
         self.0.write_all(&frame).unwrap();
     }
 
+    /// Sends a packet of IPv4 and UDP to everyone.
+    pub fn say_ipv4(&mut self, from: [u8; 6], address: [u8; 4], text: &[u8]) {
+        let length = (28 + text.len()) as u8;
+        let mut packet = vec![0x45, 0, 0, length, 0, 0, 0, 0, 64, 17, 0, 0];
+        packet.extend(address);
+        packet.extend([192, 0, 2, 255]);
+        packet.extend([0x30, 0x39, 0x30, 0x39, 0, length - 20, 0, 0]);
+        packet.extend(text);
+        let mut frame = [[0xff; 6], from].concat();
+        frame.extend([8, 0]);
+        frame.extend(packet);
+        frame.resize(frame.len().max(60), 0);
+        self.0.write_all(&frame).unwrap();
+    }
+
     /// Whether this text comes, or has come.
     pub fn hears(&mut self, text: &[u8]) -> bool {
-        let end = Instant::now() + Duration::from_millis(150);
+        self.hears_within(text, Duration::from_secs(3))
+    }
+
+    /// Whether it does not come. What passes comes at once, but on a machine
+    /// that has much to do.
+    pub fn misses(&mut self, text: &[u8]) -> bool {
+        !self.hears_within(text, Duration::from_millis(100))
+    }
+
+    fn hears_within(&mut self, text: &[u8], limit: Duration) -> bool {
+        let end = Instant::now() + limit;
         let mut frame = [0; 2048];
-        while Instant::now() < end {
+        loop {
             match self.0.read(&mut frame) {
                 Ok(length) if frame[..length].windows(text.len()).any(|part| part == text) => return true,
                 Ok(_) => {}
+                Err(_) if Instant::now() >= end => return false,
                 Err(_) => std::thread::sleep(Duration::from_millis(5)),
             }
         }
-        false
     }
 }
 

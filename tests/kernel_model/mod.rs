@@ -67,7 +67,7 @@ impl Kernel {
                 }
                 link.port = master.as_ref().map(|_| Port {
                     state: 3,
-                    isolated: false,
+                    ..Port::default()
                 });
                 link.master.clone_from(master);
                 self.carriers();

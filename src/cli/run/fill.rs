@@ -71,7 +71,8 @@ fn fill_word(mut word: &[u8], descriptors: &Descriptors, used: &mut Used) -> Res
 
 /// What `{name}` stands for, if for anything.
 fn value(braced: &str, descriptors: &Descriptors, used: &mut Used) -> Result<Option<String>, String> {
-    let name = braced.trim_start_matches('{').trim_end_matches('}');
+    let inner = braced.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    let Some(name) = inner else { return Ok(None) };
     let (numbers, rest) = if let Some(rest) = name.strip_prefix("vhostfd") {
         (&descriptors.vhostfds, rest)
     } else if let Some(rest) = name.strip_prefix("fd") {

@@ -30,21 +30,21 @@ pub enum Dialect {
 }
 
 /// What a rule is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
     /// Every bridge.
     All,
-    /// The bridge of this name.
-    Bridge(IfName),
+    /// The bridge of this name, which can be one.
+    Bridge(&'a str),
 }
 
 /// One line with a meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement<'a> {
     /// `allow NAME` or `allow all`; in acl.conf, with who and how.
-    Allow(Target, Terms<'a>),
+    Allow(Target<'a>, Terms<'a>),
     /// `deny NAME` or `deny all`: stronger than any allow.
-    Deny(Target),
+    Deny(Target<'a>),
     /// `include PATH`.
     Include(&'a Path),
     /// `include-readable PATH`: nothing, if the caller may not read it.
@@ -116,12 +116,12 @@ impl Fault {
     }
 }
 
-impl Target {
+impl Target<'_> {
     /// Whether a rule about this speaks of `bridge`.
     pub fn covers(&self, bridge: &IfName) -> bool {
         match self {
             Self::All => true,
-            Self::Bridge(name) => name == bridge,
+            Self::Bridge(name) => *name == bridge.as_str(),
         }
     }
 }
@@ -193,7 +193,11 @@ fn without_comment(line: &[u8], dialect: Dialect) -> &[u8] {
         // part of it.
         Dialect::Vmbr => at == 0 || line[at - 1].is_ascii_whitespace(),
     };
-    match (0..line.len()).find(|&at| line[at] == b'#' && starts(at)) {
+    // Most lines have none.
+    let Some(first) = line.iter().position(|&b| b == b'#') else {
+        return line;
+    };
+    match (first..line.len()).find(|&at| line[at] == b'#' && starts(at)) {
         Some(at) => &line[..at],
         None => line,
     }
@@ -211,12 +215,12 @@ fn end_of_word(line: &[u8], dialect: Dialect) -> Option<usize> {
     }
 }
 
-fn target(argument: &[u8], column: usize) -> Result<Target, ParseError> {
+fn target(argument: &[u8], column: usize) -> Result<Target<'_>, ParseError> {
     if argument == b"all" {
         return Ok(Target::All);
     }
-    let name = std::str::from_utf8(argument)
-        .ok()
-        .and_then(|name| name.parse().ok());
-    name.map(Target::Bridge).ok_or(Fault::BadName.at(column))
+    let name = std::str::from_utf8(argument).ok();
+    name.filter(|name| IfName::check(name).is_ok())
+        .map(Target::Bridge)
+        .ok_or(Fault::BadName.at(column))
 }
