@@ -55,6 +55,13 @@ impl Frames {
         let mut packet = vec![0x45, 0, 0, length, 0, 0, 0, 0, 64, 17, 0, 0];
         packet.extend(address);
         packet.extend([192, 0, 2, 255]);
+        // Bridge netfilter, where it is on, drops what has none.
+        let words = packet
+            .chunks(2)
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+        let sum: u32 = words.sum();
+        let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
         packet.extend([0x30, 0x39, 0x30, 0x39, 0, length - 20, 0, 0]);
         packet.extend(text);
         let mut frame = [[0xff; 6], from].concat();
