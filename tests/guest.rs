@@ -270,3 +270,45 @@ fn a_guest_joins_and_leaves() {
     lab.host_and_lan_reach_each_other();
     before.assert_same(&after);
 }
+
+#[test]
+#[ignore = "boots a guest with four processors in software emulation"]
+fn a_guest_with_four_queues_sees_four() {
+    require(QEMU, "qemu-system-x86");
+    let stage = Stage::new("queues");
+    bring_guest(&stage);
+    let vmbr = stage.path("vmbr");
+    fs::copy(env!("CARGO_BIN_EXE_vmbr"), &vmbr).unwrap();
+    fs::set_permissions(&vmbr, fs::Permissions::from_mode(0o755)).unwrap();
+    stage.acl_conf(&format!("allow br0 user={CALLER} queues=4 mac={GUEST_MAC}\n"));
+    stage.ns.ip(&["addr", "add", "192.0.2.21/24", "dev", "br0"]);
+    let mut console = Console::new(&stage);
+    let serial = format!("unix:{}", console.path().display());
+    let path = |name: &str| stage.path(name).display().to_string();
+    let device = format!("virtio-net-pci,netdev=net0,mq=on,vectors=10,mac={GUEST_MAC},romfile=");
+    let append = "console=ttyS0 quiet vmbr.addr=192.0.2.50/24";
+    #[rustfmt::skip]
+    let arguments = [
+        "run", "--queues", "4", "--", QEMU, "-sandbox", "on,spawn=deny",
+        "-M", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "4", "-m", "256", "-display", "none", "-nodefaults",
+        "-no-reboot", "-serial", &serial, "-kernel", &path("vmlinuz"), "-initrd", &path("initrd"), "-append", append,
+        "-netdev", "tap,id=net0,fds={fds}", "-device", &device,
+    ];
+    let mut qemu = Qemu::start(&stage, "qemu", Call::new(&arguments).program("vmbr"));
+    console.wait_ready(&mut qemu);
+    for direction in ["rx", "tx"] {
+        let queues = console.run(&format!("ls -d /sys/class/net/eth0/queues/{direction}-*"));
+        assert_eq!(queues.split_whitespace().count(), 4, "{queues}");
+    }
+    let data = &stage.ns.link("tap0").unwrap()["linkinfo"]["info_data"];
+    assert_eq!(
+        (&data["numqueues"], &data["numdisabled"]),
+        (&json!(4), &json!(0)),
+        "{data}"
+    );
+    console.run("ping -c 2 -W 5 192.0.2.21");
+    assert!(ping(&stage.ns, "192.0.2.50"));
+    console.power_off();
+    qemu.wait();
+    stage.assert_no_tap();
+}

@@ -81,9 +81,23 @@ fn the_sample_is_valid_allows_nobody_and_shows_every_word() {
         .map(|l| format!("{l}\n"))
         .collect();
     let mut words = [false; 4];
+    let mut narrowed = [false; 8];
     for (line, statement) in statements(examples.as_bytes(), Dialect::Vmbr) {
         let word = match statement.unwrap_or_else(|e| panic!("example {line}: {e}")) {
-            Statement::Allow(_) => 0,
+            Statement::Allow(_, terms) => {
+                let said = [
+                    terms.users.is_some(),
+                    terms.groups.is_some(),
+                    terms.taps.is_some(),
+                    terms.isolated,
+                    terms.mac.is_some(),
+                    terms.guard.is_some(),
+                    terms.mtu.is_some(),
+                    terms.queues.is_some(),
+                ];
+                narrowed.iter_mut().zip(said).for_each(|(all, one)| *all |= one);
+                0
+            }
             Statement::Deny(_) => 1,
             Statement::Include(_) => 2,
             Statement::IncludeReadable(_) => 3,
@@ -94,4 +108,25 @@ fn the_sample_is_valid_allows_nobody_and_shows_every_word() {
         words, [true; 4],
         "an example for allow, deny, include and include-readable"
     );
+    assert_eq!(narrowed, [true; 8], "an example for each word behind a bridge");
+
+    // The manual explains each, and its example is one.
+    let page = include_str!("../src/cli/vmbr-acl.conf.5");
+    for word in [
+        "fBuser=",
+        "fBgroup=",
+        "fBtaps=",
+        "B isolated",
+        "fBqueues=",
+        "fBmtu=",
+        "fBmac=",
+        "B guard",
+        "fBguard=",
+    ] {
+        let head = format!(".TP\n{}{word}", if word.starts_with('f') { "\\" } else { "." });
+        assert!(page.contains(&head), "the manual does not explain {word}");
+    }
+    let example = page.split(".nf\n").nth(1).unwrap().split(".fi").next().unwrap();
+    let lines: Vec<_> = statements(example.as_bytes(), Dialect::Vmbr).collect();
+    assert!(lines.len() >= 3 && lines.iter().all(|(_, statement)| statement.is_ok()));
 }

@@ -93,7 +93,7 @@ fn the_log_names_file_and_line() {
         ),
         (
             "\nallow br0 br1\n",
-            "access denied: /etc/qemu/bridge.conf:2: what follows the word cannot be the name of one bridge, \
+            "access denied: /etc/qemu/bridge.conf:2:7: what follows the word cannot be the name of one bridge, \
              so nothing is allowed",
         ),
     ];

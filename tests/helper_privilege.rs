@@ -137,7 +137,7 @@ wait $tracer
 #[test]
 fn whatever_step_fails_no_tap_is_left_and_nothing_is_sent() {
     let stage = Stage::new("inject");
-    stage.bridge_conf("allow br0\n");
+    stage.acl_conf("allow br0 taps=3 mac=52:54:00:00:00:50 group=0-10 mtu=1300\n");
     stage.ns.ip(&["link", "set", "br0", "mtu", "1400"]);
     let file = stage.path("trace");
     let steps = trace(&stage, &["--fd=3", "--br=br0", "--isolated", "--queues=2"]);

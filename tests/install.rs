@@ -111,6 +111,9 @@ fn a_prefix_gets_everything_once_and_loses_exactly_that() {
         "lib/systemd/network/80-vmbr-tap.link",
         "share/man/man1/vmbr.1",
         "share/man/man1/vmbr-up.1",
+        "share/man/man5/vmbr-acl.conf.5",
+        "lib/systemd/system/vmbr-helper.socket",
+        "lib/systemd/system/vmbr-helper@.service",
         "share/bash-completion/completions/vmbr",
         "share/zsh/site-functions/_vmbr",
         "share/fish/vendor_completions.d/vmbr.fish",
@@ -137,6 +140,12 @@ fn a_prefix_gets_everything_once_and_loses_exactly_that() {
     );
     let example = fs::read_to_string(prefix.join("share/doc/vmbr/qemu/network.cfg")).unwrap();
     assert!(example.contains(helper.to_str().unwrap()), "{example}");
+
+    let unit = fs::read_to_string(prefix.join("lib/systemd/system/vmbr-helper@.service")).unwrap();
+    assert!(
+        unit.contains(&format!("ExecStart={} --socket\n", helper.display())),
+        "{unit}"
+    );
 
     let once = tree(&scratch.0);
     assert!(ok(install(&scratch, "", &variables, &[])).contains("already installed"));

@@ -1,5 +1,6 @@
 //! The command line's grammar.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -7,9 +8,10 @@ use macaddr::MacAddr6;
 
 use crate::apply::namespace::RUN_DIR;
 use crate::guard::Rule;
-use crate::model::IfName;
+use crate::helper::args::QUEUES_LIMIT;
 use crate::model::bridge::PORTS_MAX;
 use crate::model::ifname::IfNameError;
+use crate::model::{IfName, Mac};
 use crate::sys::tap::{QUEUES_MAX, TAP_MAC_BYTE};
 
 /// Puts QEMU/KVM guests on the network of their host.
@@ -90,6 +92,15 @@ pub enum Command {
     /// could not look at. Exit status: 0 where nothing was found, 1 where
     /// something was.
     Doctor(Doctor),
+    /// Start a guest with a TAP on a bridge, as any user that the ACL allows
+    ///
+    /// vmbr-helper makes the TAP, COMMAND takes the place of vmbr and inherits
+    /// its descriptors; it is gone when the guest ends. In COMMAND {fds}
+    /// becomes the descriptors with colons, as QEMU wants them, {fds,} with
+    /// commas, {fd0} the first, {fd1} the second; {vhostfds}, {vhostfds,} and
+    /// {vhostfd0} the same of /dev/vhost-net.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Run),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -160,6 +171,45 @@ pub struct Up {
     /// Print what would be done, as commands, and change nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+const RUN_EXAMPLES: &str = "Examples:
+  vmbr run -- qemu-system-x86_64 -nic tap,fd={fds},model=virtio ...
+  vmbr run --queues 4 --vhost -- qemu-system-x86_64 \\
+    -netdev tap,id=n0,fds={fds},vhost=on,vhostfds={vhostfds} \\
+    -device virtio-net-pci,netdev=n0,mq=on,vectors=10 ...
+  vmbr run --queues 2 -- cloud-hypervisor --net fd=[{fds,}],num_queues=4 ...
+  vmbr run -- crosvm run --net tap-fd={fd0} ...";
+
+/// Arguments of `vmbr run`.
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// The bridge
+    #[arg(long, default_value = "br0", value_name = "NAME")]
+    pub bridge: IfName,
+    /// How many queues, and so descriptors, the TAP has
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(QUEUES_LIMIT))
+    )]
+    pub queues: u32,
+    /// Open /dev/vhost-net for each queue, too
+    #[arg(long)]
+    pub vhost: bool,
+    /// Give up root and become this user first
+    #[arg(long)]
+    pub user: Option<String>,
+    /// The guest's MAC: the port is for it alone
+    #[arg(long)]
+    pub mac: Option<Mac>,
+    /// Let the guest reach no other isolated guest of the bridge
+    #[arg(long)]
+    pub isolated: bool,
+    /// The program to start, and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
 }
 
 /// Arguments of `vmbr confirm`.

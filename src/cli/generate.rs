@@ -9,6 +9,9 @@ use clap::CommandFactory;
 use super::args::Args;
 use super::outcome::Error;
 
+/// The page of acl.conf, which no grammar describes.
+const ACL_PAGE: (&str, &str) = ("vmbr-acl.conf.5", include_str!("vmbr-acl.conf.5"));
+
 /// Prints completions for a shell.
 pub fn completions(shell: clap_complete::Shell) -> Result<(), Error> {
     let mut text = Vec::new();
@@ -21,7 +24,9 @@ pub fn man(dir: Option<&Path>) -> Result<(), Error> {
     let command = Args::command();
     match dir {
         Some(dir) => written(
-            fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(command, dir)),
+            fs::create_dir_all(dir)
+                .and_then(|()| clap_mangen::generate_to(command, dir))
+                .and_then(|()| fs::write(dir.join(ACL_PAGE.0), ACL_PAGE.1)),
             &dir.display().to_string(),
         ),
         None => {

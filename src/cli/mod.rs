@@ -12,6 +12,7 @@ mod keeper;
 pub mod outcome;
 mod picture;
 mod recover;
+mod run;
 mod status;
 mod tap;
 mod up;
@@ -42,6 +43,8 @@ pub fn main() -> ExitCode {
         Command::Hook(call) => hook::run(call, &args),
         // Findings are no failure, and yet a status.
         Command::Doctor(doctor) => return doctor::run(doctor, &args).unwrap_or_else(|e| e.tell(args.json)),
+        // The command that it starts takes its place.
+        Command::Run(run) => return run::run(run, &args),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { dir } => generate::man(dir.as_deref()),
         Command::Watchdog(duty) => watchdog::run(duty, &args),

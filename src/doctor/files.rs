@@ -53,9 +53,9 @@ impl Survey {
         let hidden = if_readable && about.mode() & 0o004 == 0;
         for (line, statement) in acl::statements(&text, self.dialect) {
             match statement {
-                Err(error) => self.wrong(path, Wrong::Unusable(format!("line {line}: {error}"))),
+                Err(error) => self.wrong(path, Wrong::Unusable(format!("line {line}, {error}"))),
                 Ok(Statement::Deny(_)) if hidden => self.wrong(path, Wrong::HiddenDeny),
-                Ok(Statement::Allow(_) | Statement::Deny(_)) => {}
+                Ok(Statement::Allow(..) | Statement::Deny(_)) => {}
                 Ok(Statement::Include(included)) => {
                     let included = acl::included(path, included);
                     self.look(&included, self.dialect == Dialect::Qemu);

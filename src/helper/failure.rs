@@ -4,7 +4,8 @@ use std::io;
 
 use super::acl::Denial;
 use super::args::{USAGE, UsageError};
-use crate::model::IfName;
+use super::port::Beyond;
+use crate::model::{IfName, Mac};
 use crate::sys::caps::CapabilityError;
 use crate::sys::fdpass::NotAReplySocket;
 use crate::sys::syslog::Severity;
@@ -20,10 +21,16 @@ pub enum Failure {
     Usage(UsageError),
     /// The ACL does not allow the bridge, or cannot be obeyed.
     Denied(Denial),
+    /// The ACL allows the bridge, and not this. The caller is told why.
+    NotGranted(String),
     /// Something that is needed is missing. Nothing was changed.
     Refused(String),
     /// A step failed. What had been made is gone with the process.
     Failed(String),
+    /// There is no privilege, or it does not obey. Nothing was changed.
+    NoCapability(String),
+    /// The service said so, with this status. The log has it from there.
+    Elsewhere(u8, String),
 }
 
 impl Failure {
@@ -31,8 +38,9 @@ impl Failure {
     pub fn status(&self) -> u8 {
         match self {
             Self::Failed(_) => 1,
+            Self::Elsewhere(status, _) => (*status).clamp(1, 3),
             Self::Usage(_) => 2,
-            Self::Denied(_) | Self::Refused(_) => 3,
+            Self::Denied(_) | Self::NotGranted(_) | Self::NoCapability(_) | Self::Refused(_) => 3,
         }
     }
 
@@ -41,7 +49,11 @@ impl Failure {
         match self {
             Self::Usage(error) => format!("{error}\n{}", USAGE.trim_end()),
             Self::Denied(_) => DENIED.to_owned(),
-            Self::Refused(text) | Self::Failed(text) => text.clone(),
+            Self::NotGranted(text)
+            | Self::NoCapability(text)
+            | Self::Refused(text)
+            | Self::Failed(text)
+            | Self::Elsewhere(_, text) => text.clone(),
         }
     }
 
@@ -56,9 +68,16 @@ impl Failure {
     /// How much it matters to the administrator.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Denied(Denial::Denied(_) | Denial::NotAllowed(_) | Denial::NoFile) => Severity::Notice,
-            Self::Denied(Denial::Unusable(..) | Denial::Unparsable(..)) => Severity::Warning,
-            Self::Usage(_) | Self::Refused(_) | Self::Failed(_) => Severity::Error,
+            Self::Denied(Denial::Denied(_) | Denial::NotAllowed(_) | Denial::NoFile)
+            | Self::NotGranted(_) => Severity::Notice,
+            Self::Denied(Denial::Unusable(..) | Denial::Unparsable(..) | Denial::NoNames(..)) => {
+                Severity::Warning
+            }
+            Self::Usage(_)
+            | Self::NoCapability(_)
+            | Self::Refused(_)
+            | Self::Failed(_)
+            | Self::Elsewhere(..) => Severity::Error,
         }
     }
 
@@ -72,6 +91,36 @@ impl Failure {
         Self::Failed(format!("{doing}: {error}"))
     }
 
+    /// More is asked for than is granted.
+    pub fn beyond(beyond: Beyond) -> Self {
+        Self::NotGranted(beyond.to_string())
+    }
+
+    /// The caller has as many TAPs as he may have.
+    pub fn all_in_use(bridge: &IfName, slots: u32) -> Self {
+        Self::NotGranted(format!(
+            "your {slots} TAPs on {bridge} are all in use; end a guest first, or remove a TAP that one has left behind"
+        ))
+    }
+
+    /// The guest's MAC is another's.
+    pub fn mac_in_use(bridge: &IfName, mac: Mac) -> Self {
+        Self::NotGranted(format!(
+            "{mac} is in use on {bridge}: give the guest another MAC, or wait until {bridge} has forgotten it"
+        ))
+    }
+
+    /// The port cannot be made one guest's alone.
+    pub fn not_locked(tap: &IfName, error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::Unsupported {
+            return Self::Refused(
+                "a port for one MAC alone needs Linux 5.18 or newer (locked ports), so no guest is let in"
+                    .to_owned(),
+            );
+        }
+        Self::failed(&format!("cannot lock {tap}"), error)
+    }
+
     /// The descriptor cannot be answered on.
     pub fn no_socket(number: i32, why: NotAReplySocket) -> Self {
         Self::Refused(match why {
@@ -80,6 +129,11 @@ impl Failure {
                 format!("--fd={number}: the descriptor is no connected AF_UNIX stream socket")
             }
         })
+    }
+
+    /// It cannot be, or ask, the service.
+    pub fn not_a_service(why: &str) -> Self {
+        Self::Refused(format!("the helper as a service: {why}"))
     }
 
     /// It runs with the ids of its file.
@@ -96,7 +150,8 @@ impl Failure {
         let remedy = match error {
             CapabilityError::Missing { no_new_privs: true } => {
                 "the program that ran this one has set no_new_privs (QEMU does with -sandbox on), \
-                 under which no file capability is gained: start QEMU by `vmbr run`"
+                 under which no file capability is gained: start QEMU by `vmbr run`, or, for a service with \
+                 NoNewPrivileges=, as root: systemctl enable --now vmbr-helper.socket"
                     .to_owned()
             }
             CapabilityError::Missing { no_new_privs: false } => format!(
@@ -105,7 +160,7 @@ impl Failure {
             ),
             CapabilityError::Kernel(_) => "this kernel cannot be used".to_owned(),
         };
-        Self::Refused(format!("{error}: {remedy}"))
+        Self::NoCapability(format!("{error}: {remedy}"))
     }
 
     /// /dev/net/tun does not open.
@@ -174,6 +229,8 @@ fn program() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::acl;
     use super::*;
 
@@ -188,7 +245,14 @@ mod tests {
             Denial::NotAllowed(acl::QEMU_FILE.into()),
             Denial::NoFile,
             Denial::Unusable("/x".into(), acl::Trouble::Loop, Some(place())),
-            Denial::Unparsable(place(), acl::ParseError::BadName),
+            Denial::Unparsable(
+                place(),
+                acl::ParseError {
+                    column: 7,
+                    fault: acl::Fault::BadName,
+                },
+            ),
+            Denial::NoNames(place(), Path::new(acl::USERS_FILE), acl::Trouble::Writable),
         ];
         for denial in denials {
             let failure = Failure::Denied(denial);

@@ -32,34 +32,41 @@
 //! Nothing is undone by hand. The TAP lives by its descriptors, so whatever
 //! ends the process before stage 6, a signal too, removes it.
 //!
+//! Where the file capability gives nothing, a service does the same for who
+//! connects to it: [`service`] has how it comes to stage 2.
+//!
 //! The environment is never read. There is one thread, no temporary file, no
 //! other program, and no state on disk.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 
 use nix::unistd::{Uid, getresgid, getresuid};
 
-use crate::model::IfName;
 use crate::sys::caps::NetAdmin;
 use crate::sys::fdpass::{ReplySocket, Sent};
-use crate::sys::netdev::{Control, IfIndex};
-use crate::sys::rtnl::{AttachedQueues, Rtnl};
+use crate::sys::ids;
+use crate::sys::netdev::Control;
+use crate::sys::rtnl::Rtnl;
 use crate::sys::seccomp::{self, Open};
 use crate::sys::syslog::{Facility, Log, Severity};
-use crate::sys::tap::{Tap, TapFeatures, TapName, Tun};
+use crate::sys::tap::Tun;
 
 pub mod acl;
 pub mod args;
 mod failure;
+mod make;
+mod port;
+mod service;
+mod slots;
 
+use acl::Caller;
 use args::{Command, Request};
 use failure::Failure;
-
-/// The MTU in bytes that the kernel gives a new TAP (`ETH_DATA_LEN`).
-const NEW_TAP_MTU: i32 = 1500;
+use make::Maker;
+use port::Port;
 
 /// How the program ends well.
 enum Done {
@@ -91,47 +98,84 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<Done, Failure> {
-    let request = match args::parse(std::env::args_os().skip(1)).map_err(Failure::Usage)? {
-        Command::Give(request) => request,
-        Command::Help => return Ok(Done::Told(args::USAGE.to_owned())),
-        Command::Version => return Ok(Done::Told(format!("vmbr-helper {}\n", env!("CARGO_PKG_VERSION")))),
-    };
-    let reply = ReplySocket::inherited(request.fd).map_err(|why| Failure::no_socket(request.fd, why))?;
-    let caller = getresuid().map_err(|e| Failure::refused("cannot ask for the user", e.into()))?;
-    // A host without a log daemon must still be able to start guests.
-    let log = Log::connect(Facility::AuthPriv, "vmbr-helper").ok();
-    let tell = |severity, text: &str| {
-        if let Some(log) = &log {
-            let _ = log.send(
-                severity,
-                &format!("uid {}, bridge {}: {text}", caller.real, request.bridge),
-            );
+    match args::parse(std::env::args_os().skip(1)).map_err(Failure::Usage)? {
+        Command::Give(fd, request) => {
+            let reply = ReplySocket::inherited(fd).map_err(|why| Failure::no_socket(fd, why))?;
+            let caller = Teller::new()?;
+            caller.tell_of(&request, give(&request, reply, &caller))
         }
-    };
-
-    let served = serve(&request, reply, caller.real, log.as_ref(), |text| {
-        tell(Severity::Info, text)
-    });
-    if let Err(failure) = &served {
-        tell(failure.severity(), &failure.logged());
+        Command::Serve => {
+            let connection = service::accept()?;
+            let served = Teller::new().and_then(|caller| {
+                let request = service::hear(connection)?;
+                caller.tell_of(&request, serve(&request, connection, &caller))
+            });
+            if let Err(failure) = &served {
+                // Who is gone needs no answer.
+                let _ = connection.refuse(failure.status(), &failure.told());
+            }
+            served
+        }
+        Command::Help => Ok(Done::Told(args::USAGE.to_owned())),
+        Command::Version => Ok(Done::Told(format!("vmbr-helper {}\n", env!("CARGO_PKG_VERSION")))),
     }
-    served.map(Done::Gave)
+}
+
+/// The caller, and the log that hears of him.
+struct Teller {
+    user: Uid,
+    log: Option<Log>,
+}
+
+impl Teller {
+    fn new() -> Result<Self, Failure> {
+        let ids = getresuid().map_err(|e| Failure::refused("cannot ask for the user", e.into()))?;
+        Ok(Self {
+            user: ids.real,
+            // A host without a log daemon must still be able to start guests.
+            log: Log::connect(Facility::AuthPriv, "vmbr-helper").ok(),
+        })
+    }
+
+    fn tell(&self, severity: Severity, request: &Request, text: &str) {
+        if let Some(log) = &self.log {
+            let about = format!("uid {}, bridge {}", self.user, request.bridge);
+            let _ = log.send(severity, &format!("{about}: {text}"));
+        }
+    }
+
+    fn tell_of(&self, request: &Request, served: Result<Sent, Failure>) -> Result<Done, Failure> {
+        match &served {
+            Ok(_) | Err(Failure::Elsewhere(..)) => {}
+            Err(failure) => self.tell(failure.severity(), request, &failure.logged()),
+        }
+        served.map(Done::Gave)
+    }
+}
+
+/// Serves it, or has the service serve it where this process may not.
+fn give(request: &Request, reply: ReplySocket, caller: &Teller) -> Result<Sent, Failure> {
+    match serve(request, reply, caller) {
+        Err(failure @ Failure::NoCapability(_)) => {
+            let descriptors = service::ask(request).ok_or(failure)??;
+            let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+            reply
+                .send(&borrowed)
+                .map_err(|e| Failure::failed("cannot send the descriptor", e))
+        }
+        served => served,
+    }
 }
 
 /// Stages 2 to 6, in a straight line.
-fn serve(
-    request: &Request,
-    reply: ReplySocket,
-    caller: Uid,
-    log: Option<&Log>,
-    tell: impl FnOnce(&str),
-) -> Result<Sent, Failure> {
+fn serve(request: &Request, reply: ReplySocket, caller: &Teller) -> Result<Sent, Failure> {
     // Stage 2: give up.
-    refuse_setuid(caller)?;
+    refuse_setuid(caller.user)?;
     let privilege = NetAdmin::keep_only().map_err(Failure::no_capability)?;
 
     // Stage 3: decide.
-    let allowed_by = acl::check(&request.bridge).map_err(Failure::Denied)?;
+    let granted = acl::check(&request.bridge, &identity(caller.user)?).map_err(Failure::Denied)?;
+    let port = port::decide(request, &granted).map_err(Failure::beyond)?;
 
     // Stage 4: open, and close the door.
     let mut tuns = Vec::with_capacity(request.queues as usize);
@@ -139,7 +183,7 @@ fn serve(
         tuns.push(Tun::open().map_err(Failure::no_tun)?);
     }
     let control = Control::open().map_err(|e| Failure::refused("cannot make a socket", e))?;
-    let rtnl = if request.isolated || request.queues > 1 {
+    let rtnl = if request.queues > 1 || port != Port::default() {
         // rtnetlink obeys a sender who has the capability on a socket that
         // was opened with it; neither is enough alone.
         let _raised = privilege.raise().map_err(Failure::no_capability)?;
@@ -149,19 +193,35 @@ fn serve(
     };
     let open = Open {
         reply: reply.as_fd(),
-        log: log.map(AsFd::as_fd),
+        log: caller.log.as_ref().map(AsFd::as_fd),
         rtnl: rtnl.as_ref().map(AsFd::as_fd),
     };
     seccomp::confine(&open).map_err(Failure::no_filter)?;
 
+    // Asked without the capability, with which the kernel would look for a
+    // module of a name that no device has (dev_load, net/core/dev_ioctl.c).
+    let likely_slot = port.slots.and_then(|slots| {
+        let bridge = control.index(&request.bridge).ok()?;
+        slots::likely(bridge, caller.user.as_raw(), slots, |name| control.index(name))
+    });
+
     // Stage 5: act.
     let raised = privilege.raise().map_err(Failure::no_capability)?;
-    let (tap, queues) = make_port(request, caller, tuns, &control, rtnl.as_ref())?;
+    let maker = Maker {
+        request,
+        port: &port,
+        caller: caller.user,
+        control: &control,
+        rtnl: rtnl.as_ref(),
+        likely_slot,
+    };
+    let (tap, queues) = maker.make(tuns)?;
     drop(raised);
     privilege.give_up().map_err(Failure::no_capability)?;
 
     // Stage 6: hand over.
-    tell(&format!("hands over {} (allowed by {allowed_by})", tap.name()));
+    let said = format!("hands over {} (allowed by {})", tap.name(), granted.place);
+    caller.tell(Severity::Info, request, &said);
     let mut descriptors: Vec<BorrowedFd<'_>> = vec![tap.as_fd()];
     descriptors.extend(queues.iter().map(AsFd::as_fd));
     reply
@@ -182,91 +242,13 @@ fn refuse_setuid(caller: Uid) -> Result<(), Failure> {
     }
 }
 
-/// Makes the TAP and puts it on the bridge, as qemu-bridge-helper would: the
-/// first descriptor is the TAP itself, the others are its further queues.
-fn make_port(
-    request: &Request,
-    caller: Uid,
-    tuns: Vec<Tun>,
-    control: &Control,
-    rtnl: Option<&Rtnl>,
-) -> Result<(Tap, Vec<OwnedFd>), Failure> {
-    let bridge = &request.bridge;
-    match control.is_bridge(bridge) {
-        Ok(true) => {}
-        Ok(false) => return Err(Failure::not_a_bridge(bridge)),
-        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Err(Failure::no_bridge(bridge)),
-        Err(e) => return Err(Failure::refused(&format!("cannot ask about {bridge}"), e)),
-    }
-    let mtu = control
-        .mtu(bridge)
-        .map_err(|e| Failure::failed(&format!("cannot read the MTU of {bridge}"), e))?;
-
-    let features = TapFeatures {
-        vnet_hdr: request.vnet_hdr,
-        multi_queue: request.queues > 1,
-    };
-    let mut tuns = tuns.into_iter();
-    let first = tuns.next().ok_or_else(Failure::no_queue)?;
-    let tap =
-        Tap::create(first, TapName::Any, features).map_err(|e| Failure::failed("cannot make a TAP", e))?;
-    let name = tap.name().clone();
-    let about = |doing: &str| format!("cannot {doing} {name}");
-
-    // From here on nobody but the caller can attach to it.
-    tap.set_owner(caller)
-        .map_err(|e| Failure::failed(&about("set the owner of"), e))?;
-    let mut queues = Vec::with_capacity(tuns.len());
-    for tun in tuns {
-        queues.push(
-            tap.add_queue(tun)
-                .map_err(|e| Failure::failed(&about("add a queue to"), e))?,
-        );
-    }
-    let index = control
-        .index(&name)
-        .map_err(|e| Failure::failed(&about("find"), e))?;
-    if let Some(rtnl) = rtnl.filter(|_| features.multi_queue) {
-        refuse_strangers(rtnl, index, request.queues, &name)?;
-    }
-
-    tap.raise_mac()
-        .map_err(|e| Failure::failed(&about("set the MAC of"), e))?;
-    // Before it joins, else the bridge's own MTU could follow it.
-    if mtu != NEW_TAP_MTU {
-        control
-            .set_mtu(&name, mtu)
-            .map_err(|e| Failure::failed(&about("set the MTU of"), e))?;
-    }
-    control
-        .bridge_add(bridge, index)
-        .map_err(|e| Failure::not_joined(&name, bridge, e))?;
-    // While it is down: no frame has passed yet.
-    if let Some(rtnl) = rtnl.filter(|_| request.isolated) {
-        rtnl.isolate(index)
-            .map_err(|e| Failure::failed(&about("isolate"), e))?;
-    }
-    control
-        .set_up(&name)
-        .map_err(|e| Failure::failed(&about("set up"), e))?;
-    Ok((tap, queues))
-}
-
-/// Between the making of a TAP with many queues and the setting of its owner
-/// anyone may attach to it: whoever did would hear the guest's network. Its
-/// queues must be ours and no more.
-fn refuse_strangers(rtnl: &Rtnl, index: IfIndex, ours: u32, name: &IfName) -> Result<(), Failure> {
-    let attached = rtnl
-        .attached_queues(index)
-        .map_err(|e| Failure::failed(&format!("cannot count the queues of {name}"), e))?;
-    if attached
-        == (AttachedQueues {
-            enabled: ours,
-            disabled: 0,
-        })
-    {
-        Ok(())
-    } else {
-        Err(Failure::strangers(name))
-    }
+/// The caller's ids, which are this process's.
+fn identity(user: Uid) -> Result<Caller, Failure> {
+    let ask = |e: std::io::Error| Failure::refused("cannot ask for the groups", e);
+    let mut groups = ids::groups().map_err(ask)?;
+    groups.push(getresgid().map_err(|e| ask(e.into()))?.real);
+    Ok(Caller {
+        user: user.as_raw(),
+        groups: groups.into_iter().map(|group| group.as_raw()).collect(),
+    })
 }

@@ -53,6 +53,17 @@ impl FromStr for IfName {
     type Err = IfNameError;
 
     fn from_str(text: &str) -> Result<Self, IfNameError> {
+        Self::check(text)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl IfName {
+    /// Whether a text can name a device.
+    ///
+    /// # Errors
+    /// [`IfNameError`]: why it cannot.
+    pub fn check(text: &str) -> Result<(), IfNameError> {
         if text.is_empty() {
             return Err(IfNameError::Empty);
         }
@@ -63,7 +74,7 @@ impl FromStr for IfName {
         if text == "." || text == ".." || !text.bytes().all(ok) {
             return Err(IfNameError::BadCharacter);
         }
-        Ok(Self(text.to_owned()))
+        Ok(())
     }
 }
 

@@ -7,6 +7,9 @@
 pub mod ifname;
 pub use ifname::IfName;
 
+pub mod mac;
+pub use mac::Mac;
+
 #[cfg(feature = "cli")]
 pub mod address;
 #[cfg(feature = "cli")]

@@ -2,20 +2,26 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockType, UnixAddr, getpeername, getsockopt, recvmsg,
-    sendmsg, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    connect as connect_socket, getpeername, getsockopt, recv, recvmsg, send, sendmsg, setsockopt, socket,
+    sockopt,
 };
+use nix::sys::time::TimeVal;
 
 /// The most descriptors in one message (`SCM_MAX_FD`, include/net/scm.h).
 pub const DESCRIPTORS_MAX: u32 = 253;
 
-/// A connected AF_UNIX stream socket that another program left open for this
-/// one, known by its number only.
+/// A connected AF_UNIX socket that another program left open for this one,
+/// known by its number only.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplySocket(BorrowedFd<'static>);
+
+/// The longest message between the two programs, in bytes.
+pub const MESSAGE_MAX: usize = 1024;
 
 /// Proof that the descriptors were handed over. Nothing else makes one.
 #[derive(Debug)]
@@ -43,6 +49,20 @@ impl ReplySocket {
         if number <= 2 {
             return Err(NotAReplySocket::Closed);
         }
+        Self::of_type(number, SockType::Stream)
+    }
+
+    /// The same for stdin, where a service that is started for each connection
+    /// has its own (systemd.exec(5), StandardInput=socket). Its type is that
+    /// which keeps messages apart.
+    ///
+    /// # Errors
+    /// [`NotAReplySocket`]: it is something else.
+    pub fn accepted() -> Result<Self, NotAReplySocket> {
+        Self::of_type(libc::STDIN_FILENO, SockType::SeqPacket)
+    }
+
+    fn of_type(number: RawFd, wanted: SockType) -> Result<Self, NotAReplySocket> {
         // Fails for what is no socket (ENOTSOCK), not connected or listening
         // (ENOTCONN), and of another family (EINVAL, from UnixAddr).
         match getpeername::<UnixAddr>(number) {
@@ -56,9 +76,36 @@ impl ReplySocket {
         // the process, which is what 'static says.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
         match getsockopt(&fd, sockopt::SockType) {
-            Ok(SockType::Stream) => Ok(Self(fd)),
+            Ok(found) if found == wanted => Ok(Self(fd)),
             _ => Err(NotAReplySocket::OtherKind),
         }
+    }
+
+    /// Waits for one message, as long as `patience`.
+    ///
+    /// # Errors
+    /// EAGAIN if none came, EMSGSIZE if it is longer than [`MESSAGE_MAX`].
+    pub fn hear(self, patience: Duration) -> io::Result<Vec<u8>> {
+        set_patience(self.0, patience)?;
+        // No room for descriptors: the kernel closes what comes along.
+        let mut bytes = [0; MESSAGE_MAX + 1];
+        let length = recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::empty())?;
+        match bytes.get(..length) {
+            Some(message) if length <= MESSAGE_MAX => Ok(message.to_vec()),
+            _ => Err(Errno::EMSGSIZE.into()),
+        }
+    }
+
+    /// Sends a status that is not 0 and why, without waiting.
+    ///
+    /// # Errors
+    /// As of [`ReplySocket::send`].
+    pub fn refuse(self, status: u8, text: &str) -> io::Result<()> {
+        let mut message = vec![status.max(1)];
+        message.extend(text.bytes().take(MESSAGE_MAX - 1));
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&message)], &[], flags, None)?;
+        Ok(())
     }
 
     /// Sends one byte 0 and the descriptors, by one message; the other side
@@ -88,6 +135,35 @@ impl AsFd for ReplySocket {
     }
 }
 
+/// A connection to a service of this machine, which keeps messages apart.
+///
+/// # Errors
+/// ENOENT or ECONNREFUSED where nobody listens.
+pub fn connect(path: &str, patience: Duration) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    set_patience(socket.as_fd(), patience)?;
+    connect_socket(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket)
+}
+
+/// Sends one message without descriptors.
+///
+/// # Errors
+/// As of send(2).
+pub fn say(socket: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
+    send(socket.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL)?;
+    Ok(())
+}
+
+/// How long a call on a socket may take.
+fn set_patience(socket: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
+    let time = TimeVal::new(patience.as_secs().try_into().map_err(io::Error::other)?, 0);
+    setsockopt(&socket, sockopt::ReceiveTimeout, &time)?;
+    setsockopt(&socket, sockopt::SendTimeout, &time)?;
+    Ok(())
+}
+
 /// What [`ReplySocket::send`] sent, at the other side of the connection.
 #[derive(Debug)]
 pub struct Received {
@@ -103,7 +179,7 @@ pub struct Received {
 /// # Errors
 /// As of recvmsg(2); ENOBUFS if the descriptors did not fit.
 pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Received> {
-    let mut bytes = [0; 16];
+    let mut bytes = [0; MESSAGE_MAX];
     let mut room = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX as usize]);
     let mut io = [IoSliceMut::new(&mut bytes)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;

@@ -10,6 +10,7 @@ pub mod caps;
 #[cfg(feature = "cli")]
 pub mod descriptors;
 pub mod fdpass;
+pub mod ids;
 mod ifreq;
 pub mod netdev;
 pub mod netns;

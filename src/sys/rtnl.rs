@@ -1,7 +1,8 @@
-//! What a TAP needs of rtnetlink and ioctls cannot do.
+//! The questions to rtnetlink that a TAP needs and ioctls cannot ask.
 //!
 //! A few fixed messages, written by hand, so that the helper links no netlink
-//! library. Layouts: include/uapi/linux/{netlink,rtnetlink,if_link,if_tun}.h.
+//! library. Layouts: include/uapi/linux/{netlink,rtnetlink,if_link,neighbour,
+//! if_tun}.h.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -10,26 +11,48 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
 use super::netdev::IfIndex;
+use crate::model::Mac;
 
 mod guard;
+mod message;
+
+use message::{HEADER, Message, attribute, find, u16_at, u32_at};
 
 const NLMSG_ERROR: u16 = 2;
-const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
+const RTM_GETNEIGH: u16 = 30;
+const RTM_NEWLINKPROP: u16 = 108;
 const NLA_F_NESTED: u16 = 0x8000;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_EXT_MASK: u16 = 29;
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_LEARNING: u16 = 8;
+const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_BRPORT_LOCKED: u16 = 39;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
-/// Room for the longest answer: the kernel makes no longer one.
-const ANSWER: usize = 32 * 1024;
-const HEADER: usize = 16;
 const IFINFOMSG: usize = 16;
+/// Room for the longest answer to a question about a guard.
+const ANSWER: usize = 32 * 1024;
+const NDA_LLADDR: u16 = 2;
+const NDA_MASTER: u16 = 9;
+const NTF_MASTER: u8 = 1 << 2;
+const NTF_STICKY: u8 = 1 << 6;
+const NUD_NOARP: u16 = 0x40;
+const NUD_PERMANENT: u16 = 0x80;
 
 /// The descriptors that are attached to a TAP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +61,15 @@ pub struct AttachedQueues {
     pub enabled: u32,
     /// Those that were detached for a while (TUNSETQUEUE).
     pub disabled: u32,
+}
+
+/// What a bridge knows of a MAC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Station {
+    /// The port that it is behind, or the bridge.
+    pub port: IfIndex,
+    /// It was said, not learned: it does not age, or is the host's own.
+    pub fixed: bool,
 }
 
 /// A socket to rtnetlink, for one question at a time.
@@ -65,10 +97,103 @@ impl Rtnl {
     /// # Errors
     /// EOPNOTSUPP if the device is no port, ENODEV if there is none.
     pub fn isolate(&self, port: IfIndex) -> io::Result<()> {
-        let isolated = attribute(IFLA_BRPORT_ISOLATED, &[1]);
-        let info = attribute(IFLA_PROTINFO | NLA_F_NESTED, &isolated);
-        let asked = message(RTM_SETLINK, NLM_F_ACK, libc::AF_BRIDGE as u8, port, &info);
-        self.ask(&asked, |kind, _| (kind == NLMSG_ERROR).then_some(()))
+        self.set_port(port, &attribute(IFLA_BRPORT_ISOLATED, &[1]))
+    }
+
+    /// Lets a bridge port take frames only from MACs that the bridge has been
+    /// told are behind it, learn none, and get no frames for MACs that are
+    /// behind nobody. Needs CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// As of [`Rtnl::isolate`]; `Unsupported` before Linux 5.18.
+    pub fn lock(&self, port: IfIndex) -> io::Result<()> {
+        let mut options = attribute(IFLA_BRPORT_LOCKED, &[1]);
+        options.extend(attribute(IFLA_BRPORT_LEARNING, &[0]));
+        options.extend(attribute(IFLA_BRPORT_UNICAST_FLOOD, &[0]));
+        self.set_port(port, &options)?;
+        // A kernel that does not know an option passes over it in silence.
+        let is_locked = self.ask(&get_link(port), |kind, body| {
+            (kind == RTM_NEWLINK).then(|| locked(body.get(IFINFOMSG..).unwrap_or_default()))
+        })?;
+        if is_locked {
+            Ok(())
+        } else {
+            Err(io::Error::from(io::ErrorKind::Unsupported))
+        }
+    }
+
+    fn set_port(&self, port: IfIndex, options: &[u8]) -> io::Result<()> {
+        let info = attribute(IFLA_PROTINFO | NLA_F_NESTED, options);
+        self.command(
+            Message::new(RTM_SETLINK, NLM_F_ACK)
+                .link(libc::AF_BRIDGE as u8, port)
+                .with(&info),
+        )
+    }
+
+    /// Tells the bridge of a port that a MAC is behind it, and stays there
+    /// whoever else speaks as it: without "sticky" a frame from it at another
+    /// port would take it there (br_fdb_update, net/bridge/br_fdb.c). Needs
+    /// CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// EEXIST if the bridge knows the MAC, wherever.
+    pub fn station_add(&self, port: IfIndex, mac: Mac) -> io::Result<()> {
+        self.command(
+            Message::new(RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
+                .neighbour(port, NUD_NOARP, NTF_MASTER | NTF_STICKY)
+                .with(&attribute(NDA_LLADDR, &mac.0)),
+        )
+    }
+
+    /// Lets the bridge of a port forget that a MAC is behind it. Needs
+    /// CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// ENOENT if it is not behind this port.
+    pub fn station_forget(&self, port: IfIndex, mac: Mac) -> io::Result<()> {
+        self.command(
+            Message::new(RTM_DELNEIGH, NLM_F_ACK)
+                .neighbour(port, 0, NTF_MASTER)
+                .with(&attribute(NDA_LLADDR, &mac.0)),
+        )
+    }
+
+    /// Where a bridge has a MAC.
+    ///
+    /// # Errors
+    /// ENOENT if it does not know it.
+    pub fn station(&self, bridge: IfIndex, mac: Mac) -> io::Result<Station> {
+        let asked = Message::new(RTM_GETNEIGH, 0)
+            .neighbour(IfIndex(0), 0, 0)
+            .with(&attribute(NDA_LLADDR, &mac.0))
+            .with(&attribute(NDA_MASTER, &bridge.0.to_ne_bytes()))
+            .finish();
+        self.ask(&asked, |kind, body| {
+            let port = IfIndex(u32_at(body, 4)?);
+            let state = u16_at(body, 8)?;
+            let fixed = state & (NUD_NOARP | NUD_PERMANENT) != 0;
+            (kind == RTM_NEWNEIGH).then_some(Station { port, fixed })
+        })
+    }
+
+    /// Gives a device one more name, which no other device of the namespace
+    /// may have; false where one has it. The name goes with the device. Needs
+    /// CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// ENODEV if there is no such device.
+    pub fn take_name(&self, device: IfIndex, name: &str) -> io::Result<bool> {
+        let mut text = name.as_bytes().to_vec();
+        text.push(0);
+        let list = attribute(IFLA_PROP_LIST | NLA_F_NESTED, &attribute(IFLA_ALT_IFNAME, &text));
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        let asked = Message::new(RTM_NEWLINKPROP, flags).link(0, device).with(&list);
+        match self.command(asked) {
+            Ok(()) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// How many descriptors are attached to a TAP, by whomever.
@@ -76,17 +201,21 @@ impl Rtnl {
     /// # Errors
     /// ENODEV if there is no such device, `InvalidData` if it is no TAP.
     pub fn attached_queues(&self, tap: IfIndex) -> io::Result<AttachedQueues> {
-        let asked = message(RTM_GETLINK, 0, 0, tap, &[]);
-        let found = self.ask(&asked, |kind, body| {
+        let found = self.ask(&get_link(tap), |kind, body| {
             (kind == RTM_NEWLINK).then(|| queues(body.get(IFINFOMSG..).unwrap_or_default()))
         })?;
         found.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
 
+    /// Sends a message that the kernel only says yes or no to.
+    fn command(&self, message: Message) -> io::Result<()> {
+        self.ask(&message.finish(), |kind, _| (kind == NLMSG_ERROR).then_some(()))
+    }
+
     /// Sends a message and gives what `pick` makes of the answer to it.
     fn ask<T>(&self, message: &[u8], pick: impl Fn(u16, &[u8]) -> Option<T>) -> io::Result<T> {
         send(self.0.as_raw_fd(), message, MsgFlags::empty())?;
-        let mut buffer = vec![0; ANSWER];
+        let mut buffer = [0; ANSWER];
         let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         let answer = buffer.get(..length).unwrap_or_default();
         let (Some(kind), Some(body)) = (u16_at(answer, 4), answer.get(HEADER..)) else {
@@ -110,48 +239,20 @@ impl AsFd for Rtnl {
 
 /// `nlmsghdr`, `ifinfomsg`, and the attributes as they are given.
 fn message(kind: u16, flags: u16, family: u8, index: IfIndex, attributes: &[u8]) -> Vec<u8> {
-    let mut body = vec![family, 0, 0, 0]; // family, padding, device type
-    body.extend_from_slice(&index.0.to_ne_bytes());
-    body.extend_from_slice(&[0; 8]); // flags, and which of them to change
-    body.extend_from_slice(attributes);
-    request(kind, flags, &body)
+    Message::new(kind, flags)
+        .link(family, index)
+        .with(attributes)
+        .finish()
 }
 
 /// `nlmsghdr`, and the rest as it is given.
 fn request(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let length = (HEADER + body.len()) as u32;
-    let mut bytes = Vec::with_capacity(length as usize);
-    bytes.extend_from_slice(&length.to_ne_bytes());
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
-    bytes.extend_from_slice(&1_u32.to_ne_bytes()); // sequence number
-    bytes.extend_from_slice(&0_u32.to_ne_bytes()); // port: the kernel's
-    bytes.extend_from_slice(body);
-    bytes
+    Message::new(kind, flags).with(body).finish()
 }
 
-/// One attribute, padded to four bytes.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = (4 + value.len()) as u16;
-    let mut bytes = Vec::with_capacity(usize::from(length).next_multiple_of(4));
-    bytes.extend_from_slice(&length.to_ne_bytes());
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
-/// The value of the first attribute of a kind.
-fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let length = usize::from(u16_at(attributes, 0)?);
-        let kind = u16_at(attributes, 2)? & !NLA_F_NESTED;
-        let value = attributes.get(4..length)?;
-        if kind == wanted {
-            return Some(value);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
+fn get_link(device: IfIndex) -> Vec<u8> {
+    let mask = attribute(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    Message::new(RTM_GETLINK, 0).link(0, device).with(&mask).finish()
 }
 
 fn queues(link: &[u8]) -> Option<AttachedQueues> {
@@ -162,35 +263,15 @@ fn queues(link: &[u8]) -> Option<AttachedQueues> {
     Some(AttachedQueues { enabled, disabled })
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+fn locked(link: &[u8]) -> bool {
+    let port = find(link, IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_SLAVE_DATA));
+    let is = |option, wanted: &[u8]| port.and_then(|port| find(port, option)) == Some(wanted);
+    is(IFLA_BRPORT_LOCKED, &[1]) && is(IFLA_BRPORT_LEARNING, &[0])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn attributes_are_found_and_bad_ones_end_the_search() {
-        let mut list = attribute(7, b"abc");
-        assert_eq!(list.len(), 8);
-        list.extend(attribute(9 | NLA_F_NESTED, &5_u32.to_ne_bytes()));
-        assert_eq!(find(&list, 7), Some(&b"abc"[..]));
-        assert_eq!(find(&list, 9), Some(&5_u32.to_ne_bytes()[..]));
-        assert_eq!(find(&list, 8), None);
-        for torn in 0..list.len() {
-            find(&list[..torn], 9);
-        }
-        assert_eq!(
-            find(&[0; 64], 9),
-            None,
-            "an attribute of length 0 must not be walked for ever"
-        );
-    }
 
     #[test]
     fn the_kernel_answers() {

@@ -80,6 +80,11 @@ impl Qemu {
         (field("Uid:").parse().unwrap(), capabilities)
     }
 
+    /// Its process, which the whole of the call has become.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it wrote to stdout and stderr.
     pub fn said(&self) -> String {
         fs::read_to_string(&self.said).unwrap()

@@ -3,10 +3,12 @@
 //! One file decides, with what it includes: [`OWN_FILE`] if it exists, else
 //! [`QEMU_FILE`]. All of it is read with the caller's own credentials, and
 //! all of it counts, in any order: a bridge is allowed if some line allows it
-//! and none denies it. Whatever cannot be read or understood denies
-//! everything, for a `deny` may be in it; the two exceptions are an include
-//! that the caller may not read, in bridge.conf (that is how QEMU's users give
-//! a bridge to a group) and behind `include-readable`.
+//! to this caller and none denies it. Of several lines that allow it to him
+//! the first one says how, alone; an include stands for the lines of its file.
+//! Whatever cannot be read or understood denies everything, for a `deny` may
+//! be in it; the two exceptions are an include that the caller may not read,
+//! in bridge.conf (that is how QEMU's users give a bridge to a group) and
+//! behind `include-readable`.
 //!
 //! A file must belong to root and be writable by root alone, which is asked
 //! of the opened descriptor. Directories are not looked at and symbolic links
@@ -16,14 +18,21 @@
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::model::IfName;
 
+mod caller;
 mod parse;
+mod terms;
 
-pub use parse::{Dialect, LINE_MAX, ParseError, Statement, Target, statements};
+pub use caller::{Caller, GROUPS_FILE, USERS_FILE};
+pub use parse::{Dialect, Fault, LINE_MAX, ParseError, Statement, Target, statements};
+pub use terms::{ADDRESSES_MAX, Addresses, Guard, MacRule, Member, TAPS_MAX, Terms, Who};
+
+use caller::Known;
 
 /// vmbr's own ACL. Installing never makes it: it hides [`QEMU_FILE`].
 pub const OWN_FILE: &str = "/etc/vmbr/acl.conf";
@@ -49,6 +58,29 @@ pub struct Place {
     pub line: usize,
 }
 
+/// A bridge is allowed, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The line that says so.
+    pub place: Place,
+    /// Whether the file is acl.conf, whose TAPs are counted.
+    pub counted: bool,
+    /// How many TAPs at once.
+    pub taps: Option<u32>,
+    /// How many queues.
+    pub queues: Option<u32>,
+    /// Whether the port has to be isolated.
+    pub isolated: bool,
+    /// What its guest's MAC has to be.
+    pub mac: Option<MacRule>,
+    /// Whether the port has to be its guest's alone.
+    pub guard: bool,
+    /// The addresses that its guest has to have; none where any will do.
+    pub addresses: Vec<IpAddr>,
+    /// The TAP's MTU, where it is not the bridge's.
+    pub mtu: Option<u32>,
+}
+
 /// Why a bridge is not allowed. This is for the log: the caller must not see
 /// it.
 #[derive(Debug)]
@@ -63,6 +95,9 @@ pub enum Denial {
     Unusable(PathBuf, Trouble, Option<Place>),
     /// A line has no meaning.
     Unparsable(Place, ParseError),
+    /// A line names users or groups, and the file of their names is of no
+    /// use.
+    NoNames(Place, &'static Path, Trouble),
 }
 
 /// What is wrong with a whole file.
@@ -76,8 +111,8 @@ pub enum Trouble {
     NotRoots,
     /// Others than root can write it.
     Writable,
-    /// It is larger than [`SIZE_MAX`].
-    TooLarge,
+    /// It is larger than so many bytes.
+    TooLarge(u64),
     /// It includes itself.
     Loop,
     /// More than [`FILES_MAX`] files, or deeper than [`DEPTH_MAX`].
@@ -100,7 +135,16 @@ impl fmt::Display for Denial {
             Self::Unusable(file, trouble, Some(place)) => {
                 write!(f, "{place}: included {}: {trouble}", file.display())
             }
-            Self::Unparsable(place, error) => write!(f, "{place}: {error}, so nothing is allowed"),
+            Self::Unparsable(place, ParseError { column, fault }) => {
+                write!(f, "{place}:{column}: {fault}, so nothing is allowed")
+            }
+            Self::NoNames(place, file, trouble) => {
+                write!(
+                    f,
+                    "{place}: the names in it are looked up in {}: {trouble}",
+                    file.display()
+                )
+            }
         }
     }
 }
@@ -112,24 +156,43 @@ impl fmt::Display for Trouble {
             Self::NotAFile => f.write_str("is not a regular file"),
             Self::NotRoots => f.write_str("does not belong to root"),
             Self::Writable => f.write_str("can be written by others than root (chmod go-w)"),
-            Self::TooLarge => write!(f, "is larger than {SIZE_MAX} bytes"),
+            Self::TooLarge(most) => write!(f, "is larger than {most} bytes"),
             Self::Loop => f.write_str("includes itself"),
             Self::TooMany => write!(f, "more than {FILES_MAX} files, or {DEPTH_MAX} deep"),
         }
     }
 }
 
-/// Asks whether the calling process may join `bridge`; the answer is the
-/// line that allows it.
+impl Grant {
+    fn new(place: Place, dialect: Dialect, terms: &Terms<'_>) -> Self {
+        Self {
+            place,
+            counted: dialect == Dialect::Vmbr,
+            taps: terms.taps,
+            queues: terms.queues,
+            isolated: terms.isolated,
+            mac: terms.mac,
+            guard: terms.guard.is_some(),
+            addresses: match terms.guard {
+                Some(Guard::Addresses(addresses)) => addresses.iter().collect(),
+                Some(Guard::Mac) | None => Vec::new(),
+            },
+            mtu: terms.mtu,
+        }
+    }
+}
+
+/// Asks whether the calling process, whose ids `caller` has, may join
+/// `bridge`, and how.
 ///
 /// # Errors
 /// [`Denial`]: it may not.
-pub fn check(bridge: &IfName) -> Result<Place, Denial> {
+pub fn check(bridge: &IfName, caller: &Caller) -> Result<Grant, Denial> {
     let own = Path::new(OWN_FILE);
     let qemu = Path::new(QEMU_FILE);
     match open(own) {
         Err(Trouble::Io(e)) if e.kind() == io::ErrorKind::NotFound => {}
-        opened => return decide(own, opened, Dialect::Vmbr, bridge),
+        opened => return decide(own, opened, Dialect::Vmbr, bridge, caller),
     }
     // A link that leads nowhere exists, and was made to be obeyed.
     let missing = match own.symlink_metadata() {
@@ -142,7 +205,7 @@ pub fn check(bridge: &IfName) -> Result<Place, Denial> {
     }
     match open(qemu) {
         Err(Trouble::Io(e)) if e.kind() == io::ErrorKind::NotFound => Err(Denial::NoFile),
-        opened => decide(qemu, opened, Dialect::Qemu, bridge),
+        opened => decide(qemu, opened, Dialect::Qemu, bridge, caller),
     }
 }
 
@@ -150,8 +213,8 @@ pub fn check(bridge: &IfName) -> Result<Place, Denial> {
 ///
 /// # Errors
 /// [`Denial`]: it does not allow the bridge.
-pub fn check_file(file: &Path, dialect: Dialect, bridge: &IfName) -> Result<Place, Denial> {
-    decide(file, open(file), dialect, bridge)
+pub fn check_file(file: &Path, dialect: Dialect, bridge: &IfName, caller: &Caller) -> Result<Grant, Denial> {
+    decide(file, open(file), dialect, bridge, caller)
 }
 
 fn decide(
@@ -159,11 +222,13 @@ fn decide(
     opened: Result<Opened, Trouble>,
     dialect: Dialect,
     bridge: &IfName,
-) -> Result<Place, Denial> {
+    caller: &Caller,
+) -> Result<Grant, Denial> {
     let opened = opened.map_err(|trouble| Denial::Unusable(file.to_owned(), trouble, None))?;
     let mut reading = Reading {
         bridge,
         dialect,
+        caller: Known::new(caller),
         allowed: None,
         files: 0,
         open: Vec::new(),
@@ -179,7 +244,8 @@ struct Opened(File, Metadata);
 struct Reading<'a> {
     bridge: &'a IfName,
     dialect: Dialect,
-    allowed: Option<Place>,
+    caller: Known<'a>,
+    allowed: Option<Grant>,
     files: usize,
     /// The files that are being read, each included by the one before.
     open: Vec<(u64, u64)>,
@@ -199,7 +265,7 @@ impl Reading<'_> {
         if self.files > FILES_MAX || self.open.len() >= DEPTH_MAX {
             return Err(unusable(Trouble::TooMany));
         }
-        let text = read_text(content, &about).map_err(unusable)?;
+        let text = read_text(Opened(content, about), SIZE_MAX).map_err(unusable)?;
         self.open.push(identity);
         for (line, statement) in statements(&text, self.dialect) {
             let place = || Place {
@@ -208,10 +274,13 @@ impl Reading<'_> {
             };
             match statement.map_err(|e| Denial::Unparsable(place(), e))? {
                 Statement::Deny(target) if target.covers(self.bridge) => return Err(Denial::Denied(place())),
-                Statement::Allow(target) if target.covers(self.bridge) => {
-                    self.allowed.get_or_insert_with(place);
+                Statement::Allow(target, terms) if self.allowed.is_none() && target.covers(self.bridge) => {
+                    let no_names = |(file, trouble)| Denial::NoNames(place(), file, trouble);
+                    if self.fits(&terms).map_err(no_names)? {
+                        self.allowed = Some(Grant::new(place(), self.dialect, &terms));
+                    }
                 }
-                Statement::Allow(_) | Statement::Deny(_) => {}
+                Statement::Allow(..) | Statement::Deny(_) => {}
                 Statement::Include(path) => {
                     self.include(file, path, place(), self.dialect == Dialect::Qemu)?;
                 }
@@ -220,6 +289,12 @@ impl Reading<'_> {
         }
         self.open.pop();
         Ok(())
+    }
+
+    /// Whether the caller is who a line is for.
+    fn fits(&mut self, terms: &Terms<'_>) -> Result<bool, (&'static Path, Trouble)> {
+        let user = terms.users.map_or(Ok(true), |who| self.caller.is_user(who))?;
+        Ok(user && terms.groups.map_or(Ok(true), |who| self.caller.is_member(who))?)
     }
 
     /// Reads an included file.
@@ -245,8 +320,9 @@ pub fn included(by: &Path, path: &Path) -> PathBuf {
 /// # Errors
 /// [`Trouble`]: it may not be obeyed, or cannot be read.
 pub fn read_file(file: &Path) -> Result<(Vec<u8>, Metadata), Trouble> {
-    let Opened(content, about) = open(file)?;
-    Ok((read_text(content, &about)?, about))
+    let opened = open(file)?;
+    let about = opened.1.clone();
+    Ok((read_text(opened, SIZE_MAX)?, about))
 }
 
 /// Opens a file and looks whether it may be obeyed.
@@ -274,18 +350,19 @@ fn open(file: &Path) -> Result<Opened, Trouble> {
     Ok(Opened(opened, about))
 }
 
-fn read_text(content: File, about: &Metadata) -> Result<Vec<u8>, Trouble> {
-    if about.len() > SIZE_MAX {
-        return Err(Trouble::TooLarge);
+fn read_text(file: Opened, size_max: u64) -> Result<Vec<u8>, Trouble> {
+    let Opened(content, about) = file;
+    if about.len() > size_max {
+        return Err(Trouble::TooLarge(size_max));
     }
     // One byte more than it should have, so that one read meets the end.
     let mut text = Vec::with_capacity(about.len() as usize + 1);
     content
-        .take(SIZE_MAX + 1)
+        .take(size_max + 1)
         .read_to_end(&mut text)
         .map_err(Trouble::Io)?;
-    if text.len() as u64 > SIZE_MAX {
-        Err(Trouble::TooLarge)
+    if text.len() as u64 > size_max {
+        Err(Trouble::TooLarge(size_max))
     } else {
         Ok(text)
     }

@@ -75,6 +75,15 @@ impl Rtnl {
     /// (`CONFIG_NET_CLS_BPF`, `CONFIG_NET_SCH_INGRESS`); EEXIST where another
     /// port of the bridge has the MAC fixed on it; ENODEV.
     pub fn guard(&self, port: IfIndex, guard: &Guard) -> io::Result<()> {
+        self.hold(port, guard)?;
+        self.pin(port, guard.mac)
+    }
+
+    /// The filter of it alone.
+    ///
+    /// # Errors
+    /// As of [`Rtnl::guard`], but for EEXIST.
+    pub fn hold(&self, port: IfIndex, guard: &Guard) -> io::Result<()> {
         let qdisc = tc(
             RTM_NEWQDISC,
             NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
@@ -88,8 +97,7 @@ impl Rtnl {
         }
         // What drops comes first: there is no moment without.
         self.filter(port, DROPS, &program::DROP, TCA_BPF_FLAG_ACT_DIRECT)?;
-        self.filter(port, PASSES, &program::write(guard), 0)?;
-        self.pin(port, guard.mac)
+        self.filter(port, PASSES, &program::write(guard), 0)
     }
 
     fn acknowledged(&self, message: &[u8]) -> io::Result<()> {
