@@ -27,18 +27,6 @@ fn leased(machine: &Machine) -> String {
     address.split('/').next().unwrap().to_owned()
 }
 
-/// Asserts that a sentence names the client, the address and the lease's end.
-fn names_the_lease(said: &str, client: &str, address: &str, end: &str) {
-    for part in [
-        &format!("eth0 is managed by {client} ("),
-        &format!("has leased {address}"),
-        end,
-    ] {
-        assert!(said.contains(part), "no '{part}' in: {said}");
-    }
-    assert_eq!(said.matches(address).count(), 1, "said once: {said}");
-}
-
 /// A host whose NIC is up, without any address.
 fn bare() -> Host {
     Host::new("owners", "ip link set eth0 up")
