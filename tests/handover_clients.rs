@@ -7,6 +7,8 @@
     reason = "a test ends at the first surprise"
 )]
 
+#[path = "common/clients.rs"]
+mod clients;
 mod common;
 #[path = "common/host.rs"]
 mod host;
@@ -18,99 +20,8 @@ mod machine;
 use std::thread::sleep;
 use std::time::Duration;
 
-use host::Host;
+use clients::{DHCLIENT, DHCPCD, Site, assert_steady};
 use lease::{LEASE, Monitor, Server, Stream};
-use machine::Machine;
-
-const DHCLIENT: &str = "dhclient -4 eth0";
-const DHCPCD: &str = "mkdir -p /var/lib/dhcpcd; dhcpcd -q -4";
-
-/// A host whose NIC is up, without any address but its own of IPv6, with a
-/// machine in it and a server in its LAN.
-struct Site {
-    // Ended in this order.
-    machine: Machine,
-    server: Server,
-    host: Host,
-}
-
-impl Site {
-    fn new() -> Self {
-        let host = Host::new("handover", "ip link set eth0 up");
-        Self {
-            machine: Machine::new(&host.ns),
-            server: Server::start(&host.lan),
-            host,
-        }
-    }
-
-    /// The IPv4 address that a device has.
-    fn address(&self, dev: &str) -> String {
-        self.machine
-            .until(&format!("ip -4 addr show dev {dev} | grep -q 'inet 192.0.2.1'"));
-        let list = self.machine.sh(&format!("ip -4 -o addr show dev {dev}"));
-        let addresses: Vec<&str> = list.lines().collect();
-        assert_eq!(addresses.len(), 1, "{list}");
-        let address = list.split_whitespace().nth(3).unwrap();
-        address.split('/').next().unwrap().to_owned()
-    }
-
-    /// For how long the address of a device is valid, in seconds.
-    fn valid(&self, dev: &str) -> u64 {
-        let all = self.host.ns.json(&["-4", "addr", "show", "dev", dev]);
-        all[0]["addr_info"][0]["valid_life_time"].as_u64().unwrap()
-    }
-
-    /// The IPv4 default routes without their device.
-    fn defaults(&self) -> String {
-        let routes = self.machine.sh("ip -4 route show default");
-        routes
-            .replace("dev br0 ", "dev X ")
-            .replace("dev eth0 ", "dev X ")
-    }
-
-    fn up(&self) -> String {
-        let ended = self.machine.vmbr(&self.host, &["up", "eth0"]);
-        assert_eq!(ended.code(), 0, "{ended:?}\n{}", self.machine.said());
-        ended.stderr
-    }
-
-    fn down(&self) -> String {
-        let ended = self.machine.vmbr(&self.host, &["down"]);
-        assert_eq!(ended.code(), 0, "{ended:?}\n{}", self.machine.said());
-        ended.stderr
-    }
-
-    /// Root's processes of a program, by their command lines.
-    fn processes(&self, program: &str) -> Vec<String> {
-        let list = self.machine.sh(&format!("pgrep -a '^{program}$' | sort || :"));
-        // Nobody waits for those that have ended.
-        // dhcpcd has one more for each announcement, for each address, and
-        // until it is in the background.
-        let passing = ["<defunct>", "[BPF ARP]", "[network proxy]", "[launcher]"];
-        let live = list
-            .lines()
-            .filter(|line| !passing.iter().any(|word| line.contains(word)));
-        live.map(str::to_owned).collect()
-    }
-
-    /// The lease as the server has it, without its end.
-    fn leased(&self, address: &str) -> [String; 4] {
-        let lease = self.server.lease(address);
-        [lease.mac, lease.address, lease.host, lease.client]
-    }
-}
-
-/// No address may come or go but by the flip itself: asserts it of what a
-/// monitor has heard of an address on a device.
-fn assert_steady(heard: &[String], address: &str, dev: &str) {
-    let gone = |line: &&String| {
-        line.contains("Deleted")
-            && line.contains(&format!(": {dev} "))
-            && line.contains(&format!("inet {address}/"))
-    };
-    assert_eq!(heard.iter().filter(gone).count(), 0, "{heard:#?}");
-}
 
 /// Asserts that a client with a lease goes to the bridge and back.
 fn there_and_back(site: &Site, program: &str) {
@@ -201,12 +112,7 @@ fn dhclient_moves_with_identifier_metric_and_configuration() {
 /// would take for one that is left of an earlier client.
 #[test]
 fn dhclient_of_dhcpv6_moves_to_the_bridge_and_back() {
-    let host = Host::new("handover", "ip link set eth0 up");
-    let site = Site {
-        machine: Machine::new(&host.ns),
-        server: Server::with(&host.lan, &["--dhcp-range=2001:db8::100,2001:db8::1ff,64,120"]),
-        host,
-    };
+    let site = Site::with(|lan| Server::with(lan, &["--dhcp-range=2001:db8::100,2001:db8::1ff,64,120"]));
     site.machine
         .sh("dhclient -6 eth0; ip -6 route add 2001:db8::/64 dev eth0");
     site.host.settle();
@@ -327,12 +233,7 @@ fn dhcpcd_with_helpers_moves_to_the_bridge_and_back() {
 #[test]
 #[ignore = "dhcpcd takes ten seconds for all its leases"]
 fn dhcpcd_moves_with_all_of_ipv6() {
-    let host = Host::new("handover", "ip link set eth0 up");
-    let site = Site {
-        machine: Machine::new(&host.ns),
-        server: Server::both(&host.lan),
-        host,
-    };
+    let site = Site::with(|lan| Server::both(lan));
     site.machine.sh("mkdir -p /var/lib/dhcpcd; dhcpcd -q");
     let address = site.address("eth0");
     site.machine
@@ -388,12 +289,6 @@ fn an_address_that_dhcpcd_gives_moves() {
     site.down();
     assert_eq!(site.address("eth0"), "192.0.2.121");
     assert_eq!(site.defaults(), defaults);
-}
-
-#[test]
-#[ignore = "two leases of two minutes on the bridge, and two on the NIC"]
-fn dhcpcd_outlives_its_leases() {
-    outlives_its_leases(DHCPCD, "dhcpcd");
 }
 
 /// Kills `vmbr up` at its nth call of each kind: whatever becomes of it, the
@@ -452,195 +347,4 @@ fn a_vmbr_that_is_killed_anywhere_leaves_the_client_with_the_nic() {
         .collect();
     killed_in_the_middle(DHCLIENT, "dhclient", &all);
     killed_in_the_middle(DHCPCD, "dhcpcd", &all);
-}
-
-/// Past two whole leases on the bridge and two on the NIC again.
-fn outlives_its_leases(start: &str, program: &str) {
-    let site = Site::new();
-    site.machine.sh(start);
-    let address = site.address("eth0");
-    let leased = site.leased(&address);
-    let stream = Stream::start(&site.host.lan, &[&address]);
-    for (go, dev) in [
-        (&Site::up as &dyn Fn(&Site) -> String, "br0"),
-        (&Site::down, "eth0"),
-    ] {
-        go(&site);
-        let monitor = Monitor::start(&site.host.ns);
-        let defaults = site.defaults();
-        for _ in 0..25 {
-            sleep(Duration::from_secs(10));
-            assert_eq!(site.address(dev), address);
-        }
-        assert_eq!(site.leased(&address), leased);
-        assert_eq!(site.defaults(), defaults);
-        assert_eq!(site.processes(program).len(), 1);
-        assert_steady(&monitor.end(), &address, dev);
-    }
-    stream.assert_lost_at_most(2);
-}
-
-#[test]
-#[ignore = "two leases of two minutes on the bridge, and two on the NIC"]
-fn dhclient_outlives_its_leases() {
-    outlives_its_leases(DHCLIENT, "dhclient");
-}
-
-#[test]
-#[ignore = "two leases of two minutes on the bridge, and two on the NIC"]
-fn ifupdown_s_dhclient_outlives_its_leases() {
-    outlives_its_leases(
-        "printf 'auto eth0\\niface eth0 inet dhcp\\n' >/etc/network/interfaces; ifup eth0",
-        "dhclient",
-    );
-}
-
-/// The server is away for the half of a lease in which the client renews.
-fn silent_for_half_a_lease(start: &str) {
-    let site = Site::new();
-    site.machine.sh(start);
-    let address = site.address("eth0");
-    let stream = Stream::start(&site.host.lan, &[&address]);
-    site.up();
-    let monitor = Monitor::start(&site.host.ns);
-    sleep(Duration::from_secs(45));
-    site.server.fall_silent();
-    sleep(Duration::from_secs(60));
-    site.server.go_on();
-    for _ in 0..10 {
-        sleep(Duration::from_secs(10));
-        assert_eq!(site.address("br0"), address);
-    }
-    assert!(site.valid("br0") <= LEASE);
-    assert_steady(&monitor.end(), &address, "br0");
-    stream.assert_lost_at_most(1);
-    site.down();
-    assert_eq!(site.address("eth0"), address);
-}
-
-#[test]
-#[ignore = "a lease of two minutes with a silent server"]
-fn a_server_that_is_silent_for_half_a_lease_costs_nothing_dhclient() {
-    silent_for_half_a_lease(DHCLIENT);
-}
-
-#[test]
-#[ignore = "a lease of two minutes with a silent server"]
-fn a_server_that_is_silent_for_half_a_lease_costs_nothing_dhcpcd() {
-    silent_for_half_a_lease(DHCPCD);
-}
-
-/// Silent from the hand-over on, for most of what was left of the lease, so
-/// that the client has given up asking by then and lives on the old one.
-fn silent_at_the_hand_over(start: &str, silence: u64) {
-    let site = Site::new();
-    site.machine.sh(start);
-    let address = site.address("eth0");
-    let stream = Stream::start(&site.host.lan, &[&address]);
-    sleep(Duration::from_secs(20));
-    site.server.fall_silent();
-    let said = site.up();
-    assert!(said.contains("does not answer"), "{said}");
-    let monitor = Monitor::start(&site.host.ns);
-    sleep(Duration::from_secs(silence));
-    site.server.go_on();
-    for _ in 0..15 {
-        sleep(Duration::from_secs(10));
-        assert_eq!(site.address("br0"), address);
-    }
-    assert_steady(&monitor.end(), &address, "br0");
-    // The same on the way back.
-    let monitor = Monitor::start(&site.host.ns);
-    site.server.fall_silent();
-    let said = site.down();
-    assert!(said.contains("does not answer"), "{said}");
-    assert_eq!(site.address("eth0"), address);
-    sleep(Duration::from_secs(15));
-    site.server.go_on();
-    for _ in 0..13 {
-        sleep(Duration::from_secs(10));
-        assert_eq!(site.address("eth0"), address);
-    }
-    assert_steady(&monitor.end(), &address, "eth0");
-    stream.assert_lost_at_most(2);
-}
-
-#[test]
-#[ignore = "a hand-over while the server is silent, and a lease of two minutes"]
-fn a_server_that_is_silent_at_the_hand_over_costs_nothing_dhclient() {
-    silent_at_the_hand_over(DHCLIENT, 75);
-}
-
-#[test]
-#[ignore = "a hand-over while the server is silent, and a lease of two minutes"]
-fn a_server_that_is_silent_at_the_hand_over_costs_nothing_dhcpcd() {
-    // It asks at ever longer intervals, a minute at most.
-    silent_at_the_hand_over(DHCPCD, 45);
-}
-
-/// A server that has another address for the client at its renewal: the client
-/// takes it on the bridge, and the NIC gets that one back.
-fn another_address(start: &str) {
-    let site = Site::new();
-    site.machine.sh(start);
-    let old = site.address("eth0");
-    site.up();
-    site.server.fall_silent();
-    site.server.machine.sh("rm /run/leases");
-    site.server.go_on_with(&[
-        "--dhcp-host=02:00:00:00:00:21,192.0.2.108",
-        "--dhcp-ignore=tag:!known",
-    ]);
-    let limit = std::time::Instant::now() + Duration::from_secs(150);
-    while site.address("br0") == old {
-        assert!(std::time::Instant::now() < limit);
-        sleep(Duration::from_secs(1));
-    }
-    assert_eq!(site.address("br0"), "192.0.2.108");
-    assert_eq!(site.defaults().lines().count(), 1);
-    site.down();
-    assert_eq!(site.address("eth0"), "192.0.2.108");
-    assert_eq!(site.defaults().lines().count(), 1);
-}
-
-#[test]
-#[ignore = "waits for the renewals of a lease of two minutes"]
-fn another_address_at_renewal_is_taken_dhclient() {
-    another_address(DHCLIENT);
-}
-
-#[test]
-#[ignore = "waits for the renewals of a lease of two minutes"]
-fn another_address_at_renewal_is_taken_dhcpcd() {
-    another_address(DHCPCD);
-}
-
-/// A client that somebody ends or starts anew on the bridge is no hindrance to
-/// the way back.
-#[test]
-#[ignore = "a lease of two minutes without a client"]
-fn a_client_that_ends_on_the_bridge_is_started_on_the_nic() {
-    let site = Site::new();
-    site.machine.sh("dhclient -4 eth0");
-    let address = site.address("eth0");
-    let before = site.processes("dhclient").len();
-    for left in [true, false] {
-        site.up();
-        let bridges = site
-            .machine
-            .sh("tr '\\0' '\\n' </proc/$(pgrep -f 'dhclient.* br0$')/cmdline");
-        site.machine.sh("kill -9 $(pgrep -f 'dhclient.* br0$')");
-        if left {
-            sleep(Duration::from_secs(30));
-        } else {
-            let words: Vec<&str> = bridges.lines().skip(1).collect();
-            site.machine.start("dhclient", &words);
-            sleep(Duration::from_secs(LEASE + 10));
-        }
-        assert_eq!(site.address("br0"), address);
-        site.down();
-        assert_eq!(site.address("eth0"), address);
-        assert!(site.valid("eth0") + 2 >= LEASE);
-        assert_eq!(site.processes("dhclient").len(), before);
-    }
 }
