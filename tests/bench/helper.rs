@@ -132,7 +132,6 @@ fn measure_policy(runs: usize, report: &mut Report) -> Outcome<()> {
     }
     fs::remove_file(ACL)?;
     report.compare(key(MANY), ALONE, 1.3);
-    report.compare(key(MANY), FLOOR, 1.2);
     Ok(())
 }
 
