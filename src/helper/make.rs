@@ -31,6 +31,8 @@ pub struct Maker<'a> {
     pub rtnl: Option<&'a Rtnl>,
     /// The slot that is tried first.
     pub likely_slot: Option<u32>,
+    /// The TAP's name that is tried first.
+    pub likely_tap: Option<IfName>,
 }
 
 impl Maker<'_> {
@@ -53,8 +55,10 @@ impl Maker<'_> {
         };
         let mut tuns = tuns.into_iter();
         let first = tuns.next().ok_or_else(Failure::no_queue)?;
-        let tap = Tap::create(first, TapName::Any, features)
-            .map_err(|e| Failure::failed("cannot make a TAP", e))?;
+        let likely = self.likely_tap.as_ref();
+        let wanted = likely.map_or(TapName::Any, TapName::Likely);
+        let tap =
+            Tap::create(first, wanted, features).map_err(|e| Failure::failed("cannot make a TAP", e))?;
         let name = tap.name().clone();
         let about = |doing: &str| format!("cannot {doing} {name}");
 

@@ -204,6 +204,7 @@ fn serve(request: &Request, reply: ReplySocket, caller: &Teller) -> Result<Sent,
         let bridge = control.index(&request.bridge).ok()?;
         slots::likely(bridge, caller.user.as_raw(), slots, |name| control.index(name))
     });
+    let likely_tap = slots::likely_tap(|name| control.index(name));
 
     // Stage 5: act.
     let raised = privilege.raise().map_err(Failure::no_capability)?;
@@ -214,6 +215,7 @@ fn serve(request: &Request, reply: ReplySocket, caller: &Teller) -> Result<Sent,
         control: &control,
         rtnl: rtnl.as_ref(),
         likely_slot,
+        likely_tap,
     };
     let (tap, queues) = maker.make(tuns)?;
     drop(raised);

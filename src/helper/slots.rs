@@ -15,6 +15,9 @@
 use crate::model::IfName;
 use crate::sys::netdev::IfIndex;
 
+/// How many names of TAPs are looked at.
+const TAPS: u32 = 1 << 14;
+
 /// As many slots as are looked through one by one before the steps get wide.
 const NEAR: u32 = 32;
 
@@ -36,6 +39,14 @@ pub fn likely(
     order(slots).find(|slot| match name(bridge, user, *slot).parse() {
         Ok(name) => index(&name).is_err(),
         Err(_) => true,
+    })
+}
+
+/// A name for a TAP that is free, as far as `index` can tell.
+pub fn likely_tap(index: impl Fn(&IfName) -> std::io::Result<IfIndex>) -> Option<IfName> {
+    order(TAPS).find_map(|number| {
+        let name = format!("tap{number}").parse().ok()?;
+        index(&name).is_err().then_some(name)
     })
 }
 

@@ -30,6 +30,9 @@ pub enum TapName<'a> {
     Any,
     /// Exactly this one.
     Exact(&'a IfName),
+    /// This one if it is free, else any: to find a free name the kernel looks
+    /// at every device.
+    Likely(&'a IfName),
 }
 
 /// What a new TAP can do. All its queues are made with the same.
@@ -90,13 +93,25 @@ impl Tap {
             TapName::Any => ifreq::set_name(&mut asked, "tap%d"),
             // The kernel fills a `%d` in, wherever it stands: such a name
             // would not be the exact one.
-            TapName::Exact(name) if name.as_str().contains('%') => {
+            TapName::Exact(name) | TapName::Likely(name) if name.as_str().contains('%') => {
                 return Err(io::Error::from(io::ErrorKind::InvalidInput));
             }
-            TapName::Exact(name) => ifreq::set_name(&mut asked, name.as_str()),
+            TapName::Exact(name) | TapName::Likely(name) => ifreq::set_name(&mut asked, name.as_str()),
         }
         let Tun(queue) = tun;
-        set_iff(&queue, features.flags() | libc::IFF_TUN_EXCL, &mut asked)?;
+        let flags = features.flags() | libc::IFF_TUN_EXCL;
+        match set_iff(&queue, flags, &mut asked) {
+            // By a TAP, by another device, by one that is just being made.
+            Err(e)
+                if matches!(name, TapName::Likely(_))
+                    && matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EINVAL | libc::EEXIST)) =>
+            {
+                asked = ifreq::empty();
+                ifreq::set_name(&mut asked, "tap%d");
+                set_iff(&queue, flags, &mut asked)?;
+            }
+            done => done?,
+        }
         let name = ifreq::name(&asked)?;
         Ok(Self {
             queue,
