@@ -233,7 +233,7 @@ fn dhcpcd_with_helpers_moves_to_the_bridge_and_back() {
 #[test]
 #[ignore = "dhcpcd takes ten seconds for all its leases"]
 fn dhcpcd_moves_with_all_of_ipv6() {
-    let site = Site::with(|lan| Server::both(lan));
+    let site = Site::with(Server::both);
     site.machine.sh("mkdir -p /var/lib/dhcpcd; dhcpcd -q");
     let address = site.address("eth0");
     site.machine

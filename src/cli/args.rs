@@ -79,8 +79,8 @@ pub enum Command {
     /// Do what libvirt's hooks ask for
     ///
     /// Makes the TAPs of a domain before it starts and removes them when it is
-    /// gone: those of <interface type='ethernet'> with a <target dev='...'
-    /// managed='no'/>. libvirt calls this by the hook that
+    /// gone: those of its interfaces of type 'ethernet' that name their TAP and
+    /// say managed='no'. libvirt calls this by the hook that
     /// 'scripts/install --libvirt' installs, with the XML on standard input.
     #[command(subcommand)]
     Hook(Hook),
