@@ -30,6 +30,7 @@ use std::str::FromStr;
 use macaddr::MacAddr6;
 
 mod assembler;
+mod ipv6;
 pub mod program;
 
 pub use assembler::Instruction;

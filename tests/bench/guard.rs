@@ -3,14 +3,20 @@
 //! The guest is this program: it holds the TAP as QEMU does. For TCP a whole
 //! Linux is behind it, in a namespace of its own, by frames of 1,500 bytes;
 //! QEMU's are up to 64 kB, and so fewer.
+//!
+//! What is measured is the time of the processor: it limits how much passes,
+//! and, unlike the clock, it does not depend on who else has work to do. The
+//! kernel takes a frame through filter and bridge before write(2) returns, so
+//! the time is that of this program.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use vmbr::sys::tap::{self, TapFeatures, Tun};
@@ -24,29 +30,29 @@ const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
 const GUARD: &str = "192.0.2.50,2001:db8::50,2001:db8:a::/64";
 const GUARDED: &str = "guarded";
 const OPEN: &str = "unguarded";
-const PACKETS: usize = 300_000;
-const BYTES: usize = 256 << 20;
+const PACKETS: usize = 200_000;
+const BYTES: usize = 128 << 20;
 const PORT: u16 = 5001;
 
 /// Measures both.
 pub fn measure(programs: &Programs, runs: usize, report: &mut Report) -> Outcome<()> {
     let packets = |contestant| Key {
         part: "guard",
-        case: "300,000 UDP packets of 64 bytes".into(),
+        case: "200,000 UDP packets of 64 bytes".into(),
         contestant,
-        metric: "s",
+        metric: "processor s",
     };
     let stream = |contestant| Key {
         part: "guard",
-        case: "256 MiB of TCP".into(),
+        case: "128 MiB of TCP".into(),
         contestant,
-        metric: "s",
+        metric: "processor s",
     };
     let lab = Lab::new(programs, Migration::Control)?;
     run(host(&["ip", "link", "add", "br0", "type", "bridge"]))?;
     run(host(&["ip", "link", "set", "br0", "up"]))?;
     run(host(&["ip", "link", "set", "eth0", "master", "br0"]))?;
-    run(host(&["ip", "netns", "add", "guest"]))?;
+    ip(&["netns", "add", "guest"])?;
     // The first pass only warms up. A pass takes a second or two: a few more
     // samples make what a busy machine does to both the same.
     for turn in 0..=4 * runs {
@@ -93,7 +99,11 @@ fn hold(name: &str) -> Outcome<OwnedFd> {
     Ok(tap::attach(Tun::open()?, &name.parse()?, TapFeatures::default())?)
 }
 
-/// The kernel takes a frame through filter and bridge before write(2) returns.
+/// The time that this program has had of the processor.
+fn used() -> Outcome<Duration> {
+    Ok(nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into())
+}
+
 fn send_packets(held: OwnedFd) -> Outcome<Duration> {
     let mut udp = vec![
         0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 50, 192, 0, 2, 1,
@@ -108,20 +118,18 @@ fn send_packets(held: OwnedFd) -> Outcome<Duration> {
     udp[10..12].copy_from_slice(&sum.to_be_bytes());
     let frame = [&LAN_MAC[..], &MAC, &[8, 0], &udp].concat();
     let mut tap = File::from(held);
-    let began = Instant::now();
+    let began = used()?;
     for _ in 0..PACKETS {
         tap.write_all(&frame)?;
     }
-    Ok(began.elapsed())
+    Ok(used()? - began)
 }
 
 /// A guest's Linux sends a stream to the LAN.
 fn carry_stream(held: OwnedFd) -> Outcome<Duration> {
-    let guest = ["ip", "-n", "guest"];
-    let ip = |words: &[&str]| run(host(&[&guest[..], words].concat()));
-    ip(&["tuntap", "add", "dev", "eth0", "mode", "tap"])?;
-    ip(&["link", "set", "eth0", "address", MAC_TEXT, "up"])?;
-    ip(&["addr", "add", "192.0.2.50/24", "dev", "eth0"])?;
+    ip(&["-n", "guest", "tuntap", "add", "dev", "eth0", "mode", "tap"])?;
+    ip(&["-n", "guest", "link", "set", "eth0", "address", MAC_TEXT, "up"])?;
+    ip(&["-n", "guest", "addr", "add", "192.0.2.50/24", "dev", "eth0"])?;
     let inside = in_namespace("guest", || hold("eth0"))?;
     let over = AtomicBool::new(false);
     let ends = [File::from(held), File::from(inside)];
@@ -136,8 +144,15 @@ fn carry_stream(held: OwnedFd) -> Outcome<Duration> {
         took
     });
     drop(ends);
-    ip(&["link", "del", "eth0"])?;
+    ip(&["-n", "guest", "link", "del", "eth0"])?;
     took
+}
+
+/// From outside: a namespace that was made inside of another's is not seen.
+fn ip(words: &[&str]) -> Outcome<()> {
+    let mut command = Command::new("ip");
+    command.args(words);
+    run(command).map(drop)
 }
 
 /// Hands frames on until it is over.
@@ -169,7 +184,7 @@ fn transfer() -> Outcome<Duration> {
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.set_write_timeout(Some(Duration::from_secs(20)))?;
     }
-    let began = Instant::now();
+    let began = used()?;
     thread::scope(|scope| {
         let sending = scope.spawn(move || -> Outcome<()> {
             let block = vec![0; 128 << 10];
@@ -188,7 +203,7 @@ fn transfer() -> Outcome<Duration> {
         }
         sending.join().map_err(|_| "the sender panicked")??;
         if received == BYTES {
-            Ok(began.elapsed())
+            Ok(used()? - began)
         } else {
             Err(format!("{received} bytes of {BYTES} arrived").into())
         }

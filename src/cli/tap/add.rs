@@ -94,11 +94,14 @@ fn attempt(wanted: &Wanted, live: &HostState) -> Result<Vec<IfName>, Failure> {
 fn compare(wanted: &Wanted, live: &HostState) -> (Vec<IfName>, Vec<Refusal>) {
     let mut missing = Vec::new();
     let mut refusals = Vec::new();
-    let guards = Guards::open();
+    let mut guards = None;
     for name in &wanted.names {
         match live.link(name) {
             None => missing.push(name.clone()),
-            Some(link) => refusals.extend(difference(link, guards.of(link), wanted)),
+            Some(link) => {
+                let guard = guards.get_or_insert_with(Guards::open).of(link);
+                refusals.extend(difference(link, guard, wanted));
+            }
         }
     }
     let bridge = &wanted.bridge;
