@@ -33,7 +33,7 @@
 //! ends the process before stage 6, a signal too, removes it.
 //!
 //! Where the file capability gives nothing, a service does the same for who
-//! connects to it: `service` has how it comes to stage 2.
+//! connects to it: `service` (its file) has how it comes to stage 2.
 //!
 //! The environment is never read. There is one thread, no temporary file, no
 //! other program, and no state on disk.
