@@ -326,17 +326,18 @@ fn carry_out(
         args.verbose,
         words,
     );
-    let ended = ended(&record, confirm);
     let handed_over = reached.and_then(|()| {
         let report = &mut |text: &str| say(&format!("- {text}"));
         handover::to_bridge(&record, report).map_err(MigrateError::NotHandedOver)
     });
     let done = handed_over.and_then(|warnings| {
+        // The time to confirm it begins when all is done.
+        let ended = ended(&record, confirm);
         place.save(&ended).map_err(MigrateError::Unwritten)?;
-        Ok(warnings)
+        Ok((ended, warnings))
     });
-    let warnings = match done {
-        Ok(warnings) => warnings,
+    let (ended, warnings) = match done {
+        Ok(done) => done,
         Err(cause) => {
             let error = change::undo(&record, place, &record.restored(), &cause);
             if matches!(error, Error::Left { .. }) {
