@@ -11,6 +11,8 @@ mod common;
 mod crash;
 #[path = "common/host.rs"]
 mod host;
+#[path = "common/running.rs"]
+mod running;
 #[path = "common/story.rs"]
 mod story;
 
@@ -25,6 +27,7 @@ use common::strike::Moment;
 use common::wait_until;
 use crash::{ORDINARY, PATIENCE, Victim, Whole};
 use host::{Host, ping, script_in};
+use running::go_on_to;
 use story::{SILENCE, STATIC, TUTORIAL, tutorial};
 
 /// A verification that fails takes no longer, way back included.
@@ -81,12 +84,8 @@ fn kubernetes_nmstate_1063_what_the_fabric_refuses_is_taken_back() {
 
     let _alone = crash::alone();
     let victim = Victim::new("refused-vmbr", ORDINARY);
-    let calls = victim.changes_of(&["up", "eth0"]);
-    victim.bring_to(Whole::Nic).unwrap();
-    let enslaves = calls.iter().position(|call| call == "netlink set link");
     let mut tracee = victim.start(&["up", "eth0"]);
-    let call = tracee.go_to(enslaves.unwrap() + 1, Moment::Before);
-    assert_eq!(call.as_deref(), Some("netlink set link"));
+    go_on_to(&mut tracee, "netlink set link", Moment::Before);
     drops(&victim.host, "ether type { ip, ip6, arp }");
     let begun = Instant::now();
     let ended = waitpid(tracee.release(None), None).unwrap();
