@@ -238,7 +238,7 @@ fn a_firewalld_that_does_not_answer_is_refused() {
             .contains("firewalld runs here, and it did not answer in time"),
         "{said:?}"
     );
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 #[test]
