@@ -37,7 +37,8 @@ const SCRIPT: &str = "
         grep -q ^$user: /etc/group || echo $user:x:$((9000 + id)): >>/etc/group
     done
     echo ready
-    exec sleep infinity";
+    # While it waits it takes what has ended: some wait for that.
+    while :; do sleep 60; done";
 
 /// The machine; with it all that runs in it ends.
 pub struct Machine {
