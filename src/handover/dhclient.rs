@@ -178,17 +178,10 @@ impl Handover for Dhclient {
         let before = dump::network().map_err(|error| failed("cannot read the network", &error))?;
         let mut begun = None;
         let mut answer = Answer::Bound;
+        let mut warnings = Vec::new();
         if !self.is_back() {
-            let theirs = read_leases(&files.leases);
-            if let Ok(theirs) = &theirs {
-                let text = match read_leases(original) {
-                    Ok(own) => own.with(theirs, bridge, uplink),
-                    // Someone broke it, or removed it.
-                    Err(_) => theirs.moved(bridge, uplink),
-                };
-                write(original, &text)
-                    .map_err(|error| failed(&format!("cannot write {}", self.leases), &error))?;
-            }
+            // A client with an older lease is better than none.
+            warnings.extend(self.give_back_leases(&files, bridge, uplink).err());
             if let Some(path) = &self.pid_file {
                 let _ = fs::remove_file(path);
             }
@@ -206,8 +199,9 @@ impl Handover for Dhclient {
         }
         names::forget(bridge);
         files.remove();
-        let warnings = self.finish(uplink, original, begun.as_ref(), &answer, &before);
-        warnings.map_err(|error| failed(uplink.as_str(), &error))
+        let finished = self.finish(uplink, original, begun.as_ref(), &answer, &before);
+        warnings.extend(finished.map_err(|error| failed(uplink.as_str(), &error))?);
+        Ok(warnings)
     }
 }
 
@@ -236,6 +230,26 @@ impl Dhclient {
         arguments.extend(["-pf".into(), files.pid.display().to_string()]);
         arguments.push(record.bridge.name.to_string());
         arguments
+    }
+
+    /// Adds the bridge's leases to the uplink's; why they could not be, in a
+    /// sentence.
+    fn give_back_leases(&self, files: &Files, bridge: &IfName, uplink: &IfName) -> Result<(), String> {
+        let Ok(theirs) = read_leases(&files.leases) else {
+            return Ok(());
+        };
+        let original = Path::new(&self.leases);
+        let text = match read_leases(original) {
+            Ok(own) => own.with(&theirs, bridge, uplink),
+            // Someone broke it, or removed it.
+            Err(_) => theirs.moved(bridge, uplink),
+        };
+        write(original, &text).map_err(|error| {
+            format!(
+                "cannot write the lease of {bridge} to {}: {error}; dhclient begins on {uplink} with what is there",
+                self.leases
+            )
+        })
     }
 
     /// Best effort: one that has ended does nothing by itself.

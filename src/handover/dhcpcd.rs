@@ -150,10 +150,16 @@ impl Handover for Dhcpcd {
             return Ok(Vec::new());
         }
         let mut answered = true;
+        let mut warnings = Vec::new();
         if !self.is_back(record) {
             end(&alive).map_err(|error| failed("cannot end what is left of it", &error))?;
-            self.copy_leases(bridge, uplink)
-                .map_err(|error| failed("cannot copy its leases", &error))?;
+            // A client with an older lease is better than none.
+            warnings.extend(self.copy_leases(bridge, uplink).err().map(|error| {
+                format!(
+                    "cannot write the lease of {bridge} to {}: {error}; dhcpcd begins on {uplink} with what is there",
+                    self.directory
+                )
+            }));
             let since = self.modified(uplink);
             let arguments = self.uplinks(uplink);
             service::start_daemon(
@@ -167,7 +173,8 @@ impl Handover for Dhcpcd {
         }
         names::forget(bridge);
         self.remove_files(record);
-        Ok(silent(uplink, answered))
+        warnings.extend(silent(uplink, answered));
+        Ok(warnings)
     }
 }
 
