@@ -212,7 +212,6 @@ impl Handover for NetworkdHold {
         }
         let warnings = self.await_lease(record, bridge).into_iter().collect();
         write_file(&self.path(uplink), &unmanaged(uplink))?;
-        remove(&self.keep())?;
         sight::mute(uplink);
         let told = reload();
         let let_go = told.is_ok() && until(TAKEN, || admin_state(uplink).as_deref() == Some("unmanaged"));
@@ -227,6 +226,9 @@ impl Handover for NetworkdHold {
                 "see 'networkctl status' and 'journalctl -u systemd-networkd', then try again",
             ));
         }
+        // Not before: whoever leads a change back that was cut short there has
+        // it configure the uplink anew.
+        remove(&self.keep())?;
         Ok(warnings)
     }
 
