@@ -74,8 +74,12 @@ impl Handover for Dhcpcd {
     }
 
     fn prepare(&self, _: &Record) -> Result<(), HandoverError> {
-        for process in &self.processes {
+        for (at, process) in self.processes.iter().enumerate() {
             let stopped = process.hold().and_then(|held| held.signal(Signal::SIGSTOP));
+            if at > 0 && !process.is_alive() {
+                // It was there for an announcement.
+                continue;
+            }
             stopped.map_err(|error| {
                 error_of(
                     format!("cannot stop its process {}: {error}", process.pid),
@@ -136,7 +140,8 @@ impl Handover for Dhcpcd {
             error_of(format!("{what}: {error}"), "start it as it was")
         };
         let alive: Vec<_> = self.processes.iter().filter(|p| p.is_alive()).copied().collect();
-        let whole = alive.len() == self.processes.len();
+        // It is ended first.
+        let whole = self.processes.first().is_some_and(Process::is_alive);
         if !self.is_back(record) {
             end(&self.of_bridge(record))
                 .map_err(|error| failed(&format!("cannot end the one for {bridge}"), &error))?;

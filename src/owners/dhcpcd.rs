@@ -144,7 +144,7 @@ fn kin(all: &[Process]) -> Vec<&Process> {
 /// One dhcpcd with all of its processes.
 #[derive(Debug, Default)]
 pub struct Instance {
-    /// They.
+    /// They, the one that has started the others first.
     pub processes: Vec<record::Process>,
     /// What they say they are.
     titles: Vec<String>,
@@ -178,6 +178,9 @@ impl Instance {
                 rest = far;
                 at += 1;
             }
+            // The one that has started the others first.
+            let ids: Vec<u32> = group.iter().map(|process| process.id).collect();
+            group.sort_by_key(|process| ids.contains(&process.parent));
             found.push(Self {
                 titles: group.iter().map(|process| process.said().join(" ")).collect(),
                 processes: group
