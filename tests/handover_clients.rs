@@ -206,7 +206,14 @@ fn a_lease_that_cannot_be_written_back_is_a_warning() {
         site.machine.sh(start);
         let address = site.address("eth0");
         site.machine.until("ip -4 route | grep -q ^default");
+        site.machine.sh(&format!("chmod 600 {directory}/*lease*"));
         site.up();
+        // What only root could read stays so.
+        let copies = format!("find /run {directory} -name '*-vmbr-*' -o -name 'br0.lease'");
+        let readable = site
+            .machine
+            .sh(&format!("find $({copies}) -perm /044 ! -name '*.pid'"));
+        assert_eq!(readable, "", "{program}");
         site.machine.sh(&format!("chmod 775 {directory}"));
         let said = site.down();
         assert!(said.contains("cannot write the lease of br0"), "{said}");

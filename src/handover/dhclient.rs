@@ -11,6 +11,7 @@
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -402,6 +403,9 @@ fn read_leases(path: &Path) -> Result<Leases, &'static str> {
     Leases::read(&text).ok_or("it is malformed")
 }
 
+/// Writes a file that root alone reads, as the one that it is made of may be;
+/// in the place of another with that one's mode.
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    store::write(path, text.as_bytes())
+    let mode = fs::metadata(path).map_or(0o600, |is| is.permissions().mode());
+    store::write_as(path, text.as_bytes(), mode)
 }

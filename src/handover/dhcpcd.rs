@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -102,7 +103,8 @@ impl Handover for Dhcpcd {
         let text = file::read(Path::new(CONFIGURATION), None).map(|kept| kept.text());
         let mut text = configuration(&text.unwrap_or_default(), uplink, bridge, metric(record));
         text += &left(bridge).map_or_else(String::new, |left| format!("reboot {left}\n"));
-        store::write(&self.configuration(record), text.as_bytes())
+        // The host's may be for root alone.
+        store::write_as(&self.configuration(record), text.as_bytes(), 0o600)
             .map_err(|error| failed("cannot write its new configuration", &error))?;
         self.copy_leases(uplink, bridge)
             .map_err(|error| failed("cannot copy its leases", &error))?;
@@ -216,11 +218,13 @@ impl Dhcpcd {
     /// The leases of one device become those of another.
     fn copy_leases(&self, from: &IfName, to: &IfName) -> io::Result<()> {
         for kind in LEASES {
-            let Some(kept) = file::read(&self.lease_file(from, kind), None) else {
+            let original = self.lease_file(from, kind);
+            let Some(kept) = file::read(&original, None) else {
                 continue;
             };
             let copy = self.lease_file(to, kind);
-            store::write(&copy, &kept.bytes)?;
+            let mode = fs::metadata(&original)?.permissions().mode();
+            store::write_as(&copy, &kept.bytes, mode)?;
             // From then on the lease's time counts.
             if let Some(time) = kept.modified {
                 fs::File::options().write(true).open(copy)?.set_modified(time)?;
