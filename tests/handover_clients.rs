@@ -194,6 +194,34 @@ fn a_silent_server_is_a_warning() {
     assert!(site.valid("eth0") <= LEASE);
 }
 
+/// Where the lease cannot be written back the client works for the NIC again
+/// all the same.
+#[test]
+fn a_lease_that_cannot_be_written_back_is_a_warning() {
+    for (start, program, directory) in [
+        (DHCLIENT, "dhclient", "/var/lib/dhcp"),
+        (DHCPCD, "dhcpcd", "/var/lib/dhcpcd"),
+    ] {
+        let site = Site::new();
+        site.machine.sh(start);
+        let address = site.address("eth0");
+        site.machine.until("ip -4 route | grep -q ^default");
+        site.machine.sh(&format!("chmod 600 {directory}/*lease*"));
+        site.up();
+        // What only root could read stays so.
+        let copies = format!("find /run {directory} -name '*-vmbr-*' -o -name 'br0.lease'");
+        let readable = site
+            .machine
+            .sh(&format!("find $({copies}) -perm /044 ! -name '*.pid'"));
+        assert_eq!(readable, "", "{program}");
+        site.machine.sh(&format!("chmod 775 {directory}"));
+        let said = site.down();
+        assert!(said.contains("cannot write the lease of br0"), "{said}");
+        assert_eq!(site.address("eth0"), address);
+        assert!(!site.processes(program).is_empty(), "{said}");
+    }
+}
+
 /// Starts dhcpcd with these arguments, `alone` with a user for its helpers
 /// that it believes, and asserts the way to the bridge and back.
 fn dhcpcd_moves(arguments: &str, helpers: bool) {

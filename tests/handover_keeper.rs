@@ -247,6 +247,40 @@ fn killed_in_the_middle_the_client_has_the_uplink_again() {
     before.assert_same(&host.state());
 }
 
+/// A `down` after which the gateway is silent leaves the bridge, and whoever
+/// renews its lease.
+#[test]
+fn a_down_that_is_taken_back_leaves_the_keeper() {
+    let (host, machine, server, address) = leased(&[]);
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    let process = status(&host, &machine)["process"].clone();
+    // What leaves by the bridge is known by a mark; what leaves by the NIC
+    // itself is lost.
+    machine.sh("nft add table bridge fabric
+         nft 'add chain bridge fabric out { type filter hook postrouting priority 0; }'
+         nft add rule bridge fabric out meta mark set 7
+         nft add table netdev fabric
+         nft 'add chain netdev fabric out { type filter hook egress device eth0 priority 0; }'
+         nft add rule netdev fabric out ether type arp meta mark != 7 drop");
+    let said = machine.vmbr(&host, &["down"]);
+    assert_eq!(said.code(), 1, "{said:?}");
+    assert!(said.stderr.contains("192.0.2.1"), "{said:?}");
+    assert_eq!(address_of(&machine, "br0"), address);
+    // The same one, and it does what it is there for.
+    assert_eq!(keepers(&machine), 2);
+    let lease = status(&host, &machine);
+    assert_eq!((&lease["process"], &lease["state"]), (&process, &"bound".into()));
+    let before = server.lease(&address).end;
+    sleep(Duration::from_millis(1100));
+    host::script_in(&host.lan, "ip link set lan0 down; sleep 0.2; ip link set lan0 up");
+    let renewed = || server.lease(&address).end > before;
+    assert!(common::wait_until(Duration::from_secs(10), renewed), "{lease}");
+    machine.sh("nft delete table netdev fabric");
+    machine.vmbr(&host, &["down"]).ok();
+    assert_eq!(keepers(&machine), 0);
+    assert_eq!(state_of(&machine), "S");
+}
+
 /// The server knows nothing of the lease: the host stays as it is.
 #[test]
 fn a_lease_that_the_server_refuses_is_left_where_it_is() {

@@ -131,6 +131,40 @@ fn a_file_for_every_device_does_not_get_the_bridge() {
     assert_eq!(files(&machine), format!("./{OWN} "));
 }
 
+/// Other devices that the same file configures are let alone, also where
+/// networkd has to be told to keep what is on the NIC.
+#[test]
+#[ignore = "waits for a networkd that does not answer, twenty seconds"]
+fn others_of_the_same_file_are_let_alone() {
+    let host = host();
+    let _server = Server::start(&host.lan);
+    let machine = managed(
+        &host,
+        "[Match]\\nName=eth*\\n[Network]\\nDHCP=ipv4\\nLinkLocalAddressing=no\\nAddress=198.51.100.7/24\\n",
+    );
+    let others = || machine.sh("ip -o -4 addr show dev eth1");
+    machine.until("ip -o -4 addr show dev eth1 | grep -q 198.51.100.7");
+    machine.until("ip -o -4 addr show dev eth0 | grep -q 192.0.2.");
+    let before = others();
+    let monitor = Monitor::start(&host.ns);
+    for _ in 0..2 {
+        machine.vmbr(&host, &["up", "eth0"]).ok();
+        let stream = Stream::start(&host.ns, &["192.0.2.1"]);
+        machine.sh("kill -STOP $(pidof systemd-networkd)");
+        let down = machine.vmbr(&host, &["down"]);
+        assert_ne!(down.code(), 0, "{down:?}");
+        machine.sh("kill -CONT $(pidof systemd-networkd)");
+        machine.vmbr(&host, &["recover"]).ok();
+        configured(&machine, "eth0");
+        sleep(Duration::from_secs(1));
+        stream.assert_lost_at_most(10);
+        assert_eq!(others(), before);
+        let file = told(&machine, "eth0", "NETWORK_FILE");
+        assert!(file.ends_with("/00-vmbr-eth0.network"), "{file}");
+    }
+    nothing_went(&monitor.end(), "eth1");
+}
+
 /// A cable that comes in again does not put them on the port.
 #[test]
 fn fixed_addresses_move_to_the_bridge_and_back() {

@@ -104,6 +104,10 @@ fn a_lease_of_dhclient_is_refused_where_its_file_is_not_to_be_used() {
             "rm -f $F; sed s/eth0/eth1/ /run/good >$F",
             "has not the lease that the host lives on",
         ),
+        (
+            "cp -p /run/good $F; chmod 775 ${F%/*}",
+            "its lease is written back to the directory",
+        ),
     ] {
         machine.sh(&format!("F=/var/lib/dhcp/dhclient.leases; {file}"));
         let began = Instant::now();

@@ -103,16 +103,23 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
     if !record.is_of(&live) {
         return Err(RecoverError::Foreign);
     }
+    let now = clock::since_boot().as_secs();
+    let target = record.rolled_back(&live, now);
     if record.progress == Progress::AwaitingConfirm {
-        // Should this be interrupted, too, the host is between two states. A
-        // full disk must not keep it where nobody confirmed it.
-        let _ = store.save(&Record {
+        // Should this be interrupted, too, the host is between two states, and
+        // what was renewed on the bridge is nowhere else. A full disk must not
+        // keep it where nobody confirmed it.
+        let mut changing = Record {
             progress: Progress::Changing,
             ..record.clone()
-        });
+        };
+        if record.end.is_none() {
+            changing.before = target.network.clone();
+            changing.read_at = Some(now);
+        }
+        let _ = store.save(&changing);
     }
     handover::pause(record);
-    let target = record.rolled_back(&live, clock::since_boot().as_secs());
     let adjust = |plan: &mut Plan| {
         handover::arrange_back(record, plan);
         remove(plan, record, &live);
@@ -120,6 +127,7 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
     let mut attempt = 1;
     while let Err(error) = migrate::reach(&target, None, &adjust, &mut || Ok(()), &mut |_| {}) {
         if attempt == TRIES {
+            go_on(record);
             return Err(RecoverError::Failed(error));
         }
         attempt += 1;
@@ -134,6 +142,17 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
         let _ = store.note(&Rollback::of(record, reason));
     }
     store.remove(&record.bridge.name).map_err(RecoverError::Record)
+}
+
+/// Where a way back has failed and the bridge carries the network still, those
+/// who have it go on there.
+pub fn go_on(record: &Record) {
+    let (uplink, bridge) = (&record.uplink.name, &record.bridge.name);
+    let live = dump::network().ok();
+    let link = live.as_ref().and_then(|live| live.link(uplink));
+    if link.is_some_and(|link| link.master.as_ref() == Some(bridge)) {
+        handover::resume(record);
+    }
 }
 
 /// The TAPs that a `down` was to remove go with the bridge.

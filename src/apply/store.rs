@@ -19,6 +19,9 @@ const LARGEST: u64 = 256 << 20;
 /// A setting that only root can read; a record, everyone can.
 const SECRET: &str = "ipv6/conf/stable_secret";
 
+/// The mode of a file that everyone may read and its owner alone write.
+const READABLE: u32 = 0o644;
+
 /// Names the file that remembers a rollback: `br0.rolled-back`.
 const NOTE: &str = "rolled-back";
 
@@ -118,12 +121,12 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             other => Some(other?),
         };
-        replace(&path, &text)?;
+        replace(&path, &text, READABLE)?;
         let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
         if synced.is_err() {
             // The caller takes it that nothing was written.
             match before {
-                Some(before) => replace(&path, &before)?,
+                Some(before) => replace(&path, &before, READABLE)?,
                 None => fs::remove_file(&path)?,
             }
         }
@@ -160,6 +163,7 @@ impl Store {
         replace(
             &self.directory()?.join(format!("{}.{NOTE}", rollback.bridge)),
             &text,
+            READABLE,
         )
     }
 
@@ -266,9 +270,18 @@ pub fn remove(path: &Path) -> io::Result<()> {
 /// # Errors
 /// As of [`Store::save`].
 pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
+    write_as(path, text, READABLE)
+}
+
+/// The same, with this mode (chmod(2)); what others could write with it they
+/// cannot.
+///
+/// # Errors
+/// As of [`Store::save`].
+pub fn write_as(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     make_directory(directory)?;
-    replace(path, text)?;
+    replace(path, text, mode & READABLE)?;
     File::open(directory)?.sync_all()
 }
 
@@ -308,14 +321,14 @@ fn open(path: &Path) -> Result<File, String> {
 }
 
 /// Puts a file with this text, on disk and whole, in the place of another.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let new = path.with_extension("new");
     // One left by a crash is nobody's: the lock is held.
     gone(fs::remove_file(&new))?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o644)
+        .mode(mode)
         .open(&new)?;
     let written = file.write_all(text).and_then(|()| file.sync_all());
     written.and_then(|()| fs::rename(&new, path)).inspect_err(|_| {

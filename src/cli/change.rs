@@ -297,13 +297,16 @@ pub fn undo(record: &Record, place: &Place, back: &Target, cause: &MigrateError)
                 },
             }
         }
-        Err(second) => Error::Left {
-            message: format!("{cause}; on the way back: {second}"),
-            remedy: format!(
-                "the watchdog tries once more; see 'vmbr status', then try 'vmbr recover'; what the host had is written in {}",
-                place.store.path(bridge).display()
-            ),
-        },
+        Err(second) => {
+            recover::go_on(record);
+            Error::Left {
+                message: format!("{cause}; on the way back: {second}"),
+                remedy: format!(
+                    "the watchdog tries once more; see 'vmbr status', then try 'vmbr recover'; what the host had is written in {}",
+                    place.store.path(bridge).display()
+                ),
+            }
+        }
     };
     log(Severity::Error, &format!("{bridge}: {}", error.sentences().0));
     error

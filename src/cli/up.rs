@@ -312,9 +312,12 @@ fn carry_out(
         }
     }
     if let Err(error) = handover::prepare(&record) {
-        firewall::forget(&record);
-        udev::forget(&record);
-        return Err(unprepared(&record, place, &error));
+        let error = unprepared(&record, place, &error);
+        if matches!(error, Error::Left { .. }) {
+            // It tries once more, and so can the administrator.
+            watchdog.leave();
+        }
+        return Err(error);
     }
     // One that is down gets routes of its own when it is set up.
     let from = Some(&record.before).filter(|_| record.uplink.up);
@@ -371,6 +374,8 @@ fn unprepared(record: &Record, place: &Place, error: &HandoverError) -> Error {
             remedy: "then 'vmbr recover' mends it; the host's network was not touched".into(),
         };
     }
+    firewall::forget(record);
+    udev::forget(record);
     let _ = place.store.remove(&record.bridge.name);
     Error::refused(error.to_string(), error.remedy.clone())
 }

@@ -11,6 +11,7 @@
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -178,17 +179,10 @@ impl Handover for Dhclient {
         let before = dump::network().map_err(|error| failed("cannot read the network", &error))?;
         let mut begun = None;
         let mut answer = Answer::Bound;
+        let mut warnings = Vec::new();
         if !self.is_back() {
-            let theirs = read_leases(&files.leases);
-            if let Ok(theirs) = &theirs {
-                let text = match read_leases(original) {
-                    Ok(own) => own.with(theirs, bridge, uplink),
-                    // Someone broke it, or removed it.
-                    Err(_) => theirs.moved(bridge, uplink),
-                };
-                write(original, &text)
-                    .map_err(|error| failed(&format!("cannot write {}", self.leases), &error))?;
-            }
+            // A client with an older lease is better than none.
+            warnings.extend(self.give_back_leases(&files, bridge, uplink).err());
             if let Some(path) = &self.pid_file {
                 let _ = fs::remove_file(path);
             }
@@ -206,8 +200,9 @@ impl Handover for Dhclient {
         }
         names::forget(bridge);
         files.remove();
-        let warnings = self.finish(uplink, original, begun.as_ref(), &answer, &before);
-        warnings.map_err(|error| failed(uplink.as_str(), &error))
+        let finished = self.finish(uplink, original, begun.as_ref(), &answer, &before);
+        warnings.extend(finished.map_err(|error| failed(uplink.as_str(), &error))?);
+        Ok(warnings)
     }
 }
 
@@ -236,6 +231,26 @@ impl Dhclient {
         arguments.extend(["-pf".into(), files.pid.display().to_string()]);
         arguments.push(record.bridge.name.to_string());
         arguments
+    }
+
+    /// Adds the bridge's leases to the uplink's; why they could not be, in a
+    /// sentence.
+    fn give_back_leases(&self, files: &Files, bridge: &IfName, uplink: &IfName) -> Result<(), String> {
+        let Ok(theirs) = read_leases(&files.leases) else {
+            return Ok(());
+        };
+        let original = Path::new(&self.leases);
+        let text = match read_leases(original) {
+            Ok(own) => own.with(&theirs, bridge, uplink),
+            // Someone broke it, or removed it.
+            Err(_) => theirs.moved(bridge, uplink),
+        };
+        write(original, &text).map_err(|error| {
+            format!(
+                "cannot write the lease of {bridge} to {}: {error}; dhclient begins on {uplink} with what is there",
+                self.leases
+            )
+        })
     }
 
     /// Best effort: one that has ended does nothing by itself.
@@ -388,6 +403,9 @@ fn read_leases(path: &Path) -> Result<Leases, &'static str> {
     Leases::read(&text).ok_or("it is malformed")
 }
 
+/// Writes a file that root alone reads, as the one that it is made of may be;
+/// in the place of another with that one's mode.
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    store::write(path, text.as_bytes())
+    let mode = fs::metadata(path).map_or(0o600, |is| is.permissions().mode());
+    store::write_as(path, text.as_bytes(), mode)
 }

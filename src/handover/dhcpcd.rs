@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -74,8 +75,12 @@ impl Handover for Dhcpcd {
     }
 
     fn prepare(&self, _: &Record) -> Result<(), HandoverError> {
-        for process in &self.processes {
+        for (at, process) in self.processes.iter().enumerate() {
             let stopped = process.hold().and_then(|held| held.signal(Signal::SIGSTOP));
+            if at > 0 && !process.is_alive() {
+                // It was there for an announcement.
+                continue;
+            }
             stopped.map_err(|error| {
                 error_of(
                     format!("cannot stop its process {}: {error}", process.pid),
@@ -98,7 +103,8 @@ impl Handover for Dhcpcd {
         let text = file::read(Path::new(CONFIGURATION), None).map(|kept| kept.text());
         let mut text = configuration(&text.unwrap_or_default(), uplink, bridge, metric(record));
         text += &left(bridge).map_or_else(String::new, |left| format!("reboot {left}\n"));
-        store::write(&self.configuration(record), text.as_bytes())
+        // The host's may be for root alone.
+        store::write_as(&self.configuration(record), text.as_bytes(), 0o600)
             .map_err(|error| failed("cannot write its new configuration", &error))?;
         self.copy_leases(uplink, bridge)
             .map_err(|error| failed("cannot copy its leases", &error))?;
@@ -136,7 +142,8 @@ impl Handover for Dhcpcd {
             error_of(format!("{what}: {error}"), "start it as it was")
         };
         let alive: Vec<_> = self.processes.iter().filter(|p| p.is_alive()).copied().collect();
-        let whole = alive.len() == self.processes.len();
+        // It is ended first.
+        let whole = self.processes.first().is_some_and(Process::is_alive);
         if !self.is_back(record) {
             end(&self.of_bridge(record))
                 .map_err(|error| failed(&format!("cannot end the one for {bridge}"), &error))?;
@@ -150,10 +157,16 @@ impl Handover for Dhcpcd {
             return Ok(Vec::new());
         }
         let mut answered = true;
+        let mut warnings = Vec::new();
         if !self.is_back(record) {
             end(&alive).map_err(|error| failed("cannot end what is left of it", &error))?;
-            self.copy_leases(bridge, uplink)
-                .map_err(|error| failed("cannot copy its leases", &error))?;
+            // A client with an older lease is better than none.
+            warnings.extend(self.copy_leases(bridge, uplink).err().map(|error| {
+                format!(
+                    "cannot write the lease of {bridge} to {}: {error}; dhcpcd begins on {uplink} with what is there",
+                    self.directory
+                )
+            }));
             let since = self.modified(uplink);
             let arguments = self.uplinks(uplink);
             service::start_daemon(
@@ -167,7 +180,8 @@ impl Handover for Dhcpcd {
         }
         names::forget(bridge);
         self.remove_files(record);
-        Ok(silent(uplink, answered))
+        warnings.extend(silent(uplink, answered));
+        Ok(warnings)
     }
 }
 
@@ -204,11 +218,13 @@ impl Dhcpcd {
     /// The leases of one device become those of another.
     fn copy_leases(&self, from: &IfName, to: &IfName) -> io::Result<()> {
         for kind in LEASES {
-            let Some(kept) = file::read(&self.lease_file(from, kind), None) else {
+            let original = self.lease_file(from, kind);
+            let Some(kept) = file::read(&original, None) else {
                 continue;
             };
             let copy = self.lease_file(to, kind);
-            store::write(&copy, &kept.bytes)?;
+            let mode = fs::metadata(&original)?.permissions().mode();
+            store::write_as(&copy, &kept.bytes, mode)?;
             // From then on the lease's time counts.
             if let Some(time) = kept.modified {
                 fs::File::options().write(true).open(copy)?.set_modified(time)?;

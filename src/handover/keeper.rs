@@ -141,6 +141,12 @@ impl Handover for Kept {
         }
     }
 
+    /// It stays where a change is under way; it may have been killed since.
+    fn resume(&self, record: &Record) {
+        // Where it cannot be, `status` and `doctor` tell of it.
+        let _ = revive(&record.namespace, &record.bridge.name);
+    }
+
     fn to_uplink(&self, record: &Record) -> Result<Vec<String>, HandoverError> {
         let uplink = &record.uplink.name;
         let told = Files::of(&record.namespace).told(&record.bridge.name);
@@ -176,6 +182,8 @@ impl Handover for Kept {
                 now.unwrap_or(self.address)
             )),
         }
+        // Not before its client has heard of it, should this be cut short.
+        let ended = ended.and_then(|()| Files::of(&record.namespace).forget(&record.bridge.name));
         ended.map_err(|error| HandoverError {
             manager: NAME,
             message: format!("it does not end: {error}"),
@@ -362,7 +370,7 @@ fn program_name() -> String {
         .to_owned()
 }
 
-/// Ends the keeper of a record's bridge, and forgets what it told.
+/// Ends the keeper of a record's bridge. What it told stays.
 fn end(record: &Record) -> std::io::Result<()> {
     let bridge = &record.bridge.name;
     let files = Files::of(&record.namespace);
@@ -379,7 +387,7 @@ fn end(record: &Record) -> std::io::Result<()> {
     if let Some(told) = files.told(bridge) {
         service::kill_one(&told.process)?;
     }
-    files.forget(bridge)
+    Ok(())
 }
 
 /// What the keeper tells as soon as it has something to tell, or after some

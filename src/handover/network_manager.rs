@@ -51,6 +51,7 @@ use tokio::time::sleep;
 use zbus::Connection;
 
 use crate::model::IfName;
+use crate::netlink::dump;
 use crate::netlink::ports::{self, TapOptions};
 use crate::netlink::sysctl;
 use crate::owners::bus::{self, BusError};
@@ -118,7 +119,9 @@ impl Handover for NetworkManager {
     fn to_uplink(&self, record: &Record) -> Result<Vec<String>, HandoverError> {
         if let Some(port) = self.port(&record.bridge.name) {
             // It is gone already, or the bridge's end has freed it.
-            let _ = ports::remove(&[port]);
+            if !is_anothers(&port, &record.bridge.name) {
+                let _ = ports::remove(&[port]);
+            }
         }
         converse(async |client| back::take_uplink(self, client, record).await)
     }
@@ -331,6 +334,20 @@ fn add_port(port: &IfName, bridge: &IfName) -> Result<(), Trouble> {
     // It would get an address of its own; where there is no IPv6 it has none.
     let _ = sysctl::write(port.as_str(), "ipv6/conf/disable_ipv6", "1");
     Ok(())
+}
+
+/// Whether a device has the port's name that [`add_port`] has not made: no TAP
+/// of root's, or the port of another bridge.
+fn is_anothers(port: &IfName, bridge: &IfName) -> bool {
+    let live = dump::network().ok();
+    let link = live.as_ref().and_then(|live| live.link(port));
+    link.is_some_and(|link| {
+        let made = link
+            .tun
+            .as_ref()
+            .is_some_and(|tun| tun.tap && tun.owner == Some(0));
+        !made || link.master.as_ref().is_some_and(|master| master != bridge)
+    })
 }
 
 fn lost(bridge: &IfName) -> Trouble {

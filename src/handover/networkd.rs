@@ -24,7 +24,9 @@
 //! and the ways to the gateways. Where it does know them (it was started
 //! in between), a drop-in has it keep what is there. That drop-in stays until
 //! the next boot: taking it away would make networkd configure the uplink
-//! anew, and without it that takes the addresses away first.
+//! anew, and without it that takes the addresses away first. Where the uplink's
+//! file is that of other devices, too, they would be configured anew with it:
+//! there the uplink gets a file of its own instead.
 #![forbid(unsafe_code)]
 
 mod sight;
@@ -57,6 +59,9 @@ const DIRECTORY: &str = "/run/systemd/network";
 const KEEP: &str = "zz-vmbr-keep.conf";
 const KEEP_TEXT: &str = "# vmbr has given the NIC back. Without this networkd would take its addresses away\n\
     # whenever this file goes; the next boot does without it.\n[Network]\nKeepConfiguration=yes\n";
+/// The beginning of a file of the uplink's own that has it keep the same.
+const OWN_TEXT: &str = "# vmbr has given the NIC back, which shares its file with others. Without this networkd would\n\
+    # take its addresses away; the next boot does without it.\n";
 const PATH: &str = "/org/freedesktop/network1";
 const MANAGER: &str = "org.freedesktop.network1.Manager";
 /// How long it may take to answer.
@@ -212,7 +217,6 @@ impl Handover for NetworkdHold {
         }
         let warnings = self.await_lease(record, bridge).into_iter().collect();
         write_file(&self.path(uplink), &unmanaged(uplink))?;
-        remove(&self.keep())?;
         sight::mute(uplink);
         let told = reload();
         let let_go = told.is_ok() && until(TAKEN, || admin_state(uplink).as_deref() == Some("unmanaged"));
@@ -227,6 +231,9 @@ impl Handover for NetworkdHold {
                 "see 'networkctl status' and 'journalctl -u systemd-networkd', then try again",
             ));
         }
+        // Not before: whoever leads a change back that was cut short there has
+        // it configure the uplink anew.
+        remove(&self.keep())?;
         Ok(warnings)
     }
 
@@ -244,14 +251,26 @@ impl Handover for NetworkdHold {
         let has = || is_one_of(&["configured", "configuring"]);
         let let_go = !has();
         let told_of = remove(&self.path(bridge))?;
-        if let_go && knows_what_is_there(uplink) {
-            let keep = self.keep();
-            if let Some(directory) = keep.parent() {
-                make_directory(directory)?;
+        let path = self.path(uplink);
+        let keeps = let_go && knows_what_is_there(uplink);
+        let told_of = match &self.own {
+            Some(own) if keeps => {
+                write_file(&path, &format!("{OWN_TEXT}{own}"))?;
+                true
             }
-            write_file(&keep, KEEP_TEXT)?;
-        }
-        let told_of = remove(&self.path(uplink))? || told_of;
+            // It is the one by which it has the uplink, or is about to.
+            _ if fs::read_to_string(&path).is_ok_and(|text| text.starts_with(OWN_TEXT)) => let_go || told_of,
+            _ => {
+                if keeps {
+                    let keep = self.keep();
+                    if let Some(directory) = keep.parent() {
+                        make_directory(directory)?;
+                    }
+                    write_file(&keep, KEEP_TEXT)?;
+                }
+                remove(&path)? || told_of
+            }
+        };
         // Files that others have changed are read with ours: not without need.
         if !let_go && !told_of {
             self.show_all(uplink);

@@ -21,6 +21,9 @@ use crate::plan::record::Process;
 use crate::sys::descriptors::keep_from_children;
 use crate::tool;
 
+/// What the names of the units of DHCP clients begin with that vmbr has
+/// started.
+pub const GIVEN_BACK: &str = "vmbr-dhc";
 /// systemd runs (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
 /// Asks it for a transient unit. By its path: the caller's PATH may be anyone's.

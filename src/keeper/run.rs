@@ -5,11 +5,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd;
+use std::thread::sleep;
 use std::time::Duration;
 
 use macaddr::MacAddr6;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
 
@@ -106,9 +108,11 @@ pub fn run(namespace: &str, bridge: &IfName) -> Result<(), String> {
     loop {
         keeper.wait(&changes)?;
         if changes.heard().map_err(|e| said("cannot hear of changes", &e))? {
-            // The uplink is no port of the bridge any more: `vmbr down`, or
-            // someone else. Either way there is nothing to keep.
-            let Some(now) = look(&mut wire, &keeper.duty).filter(|now| now.bridge == uplink.bridge) else {
+            let home = look(&mut wire, &keeper.duty).filter(|now| now.bridge == uplink.bridge);
+            // Else the uplink is no port of the bridge any more: `vmbr down`,
+            // or someone else.
+            let home = home.or_else(|| come_back(&files, namespace, &keeper.duty, &mut wire));
+            let Some(now) = home else {
                 return Ok(());
             };
             // The kernel tells of it late, and may tell of the end alone.
@@ -122,6 +126,24 @@ pub fn run(namespace: &str, bridge: &IfName) -> Result<(), String> {
             keeper.step(Event::Heard(answer))?;
         }
         keeper.step(Event::Tick)?;
+    }
+}
+
+/// Waits until the uplink is a port of the bridge again, for as long as a vmbr
+/// is at work and has not taken the duty away: a `down` whose gateways are
+/// silent leads back. None where there is nothing to keep.
+fn come_back(files: &Files, namespace: &str, duty: &Duty, wire: &mut Wire) -> Option<Uplink> {
+    loop {
+        // Asked first: where it has ended, what is found next is final.
+        let at_work = lock::is_held(namespace) == Some(true);
+        files.duty(&duty.bridge).ok()??;
+        // It may have been made anew.
+        let is_bridge = |index| if_nametoindex(duty.bridge.as_str()) == Ok(index);
+        let home = look(wire, duty).filter(|found| is_bridge(found.bridge));
+        if home.is_some() || !at_work {
+            return home;
+        }
+        sleep(Duration::from_millis(AGAIN));
     }
 }
 

@@ -1,12 +1,15 @@
 //! ISC's dhclient.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::unistd::{AccessFlags, access};
+
 use crate::handover::dhclient_leases::{Last, Leases, is_configured};
+use crate::handover::service;
 use crate::model::address::scope;
 use crate::model::{Address, Family, IfName};
 use crate::plan::hold::{self, Hold};
@@ -274,6 +277,13 @@ fn held(process: &Process, scene: &Scene<'_>, leases: &[Lease]) -> Result<hold::
             anew(path.unwrap_or("it has no lease file that is named by its whole path")),
         ));
     };
+    let directory = Path::new(path).parent();
+    if !directory.is_some_and(takes_files) {
+        return Err(stuck(
+            "its lease is written back to the directory of its lease file, which others than root can change, or nobody",
+            anew(&format!("{path} is there")),
+        ));
+    }
     let malformed = || {
         stuck(
             "its lease file is malformed, or has not the lease that the host lives on",
@@ -338,7 +348,8 @@ fn supervisor(process: &Process, command: &Command<'_>, scene: &Scene<'_>) -> Op
 }
 
 /// The service of systemd's whose main process this is. One that ifupdown has
-/// started is none's: ifupdown itself was the main process, and has ended.
+/// started is none's: ifupdown itself was the main process, and has ended. Nor
+/// is one that vmbr has given back: its unit starts nothing again.
 pub fn service_of(id: u32, scene: &Scene<'_>) -> Option<String> {
     if !Path::new(SYSTEMD).is_dir() {
         return None;
@@ -346,9 +357,25 @@ pub fn service_of(id: u32, scene: &Scene<'_>) -> Option<String> {
     let groups = fs::read_to_string(format!("/proc/{id}/cgroup")).ok()?;
     let unit = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let unit = unit.rsplit('/').find(|part| part.ends_with(".service"))?;
+    if unit.starts_with(service::GIVEN_BACK) {
+        return None;
+    }
     let asked = ["show", "--property=MainPID", "--value", "--", unit];
     let main = tool::ask("systemctl", &asked, scene.deadline)?.ok()?;
     (main.trim() == id.to_string()).then(|| printable(unit))
+}
+
+/// Whether root can put files into a directory, and nobody else: what
+/// [`crate::apply::store::write`] asks for.
+pub fn takes_files(directory: &Path) -> bool {
+    match fs::symlink_metadata(directory) {
+        Ok(is) => {
+            let roots = is.is_dir() && is.uid() == 0 && is.mode() & 0o022 == 0;
+            roots && access(directory, AccessFlags::W_OK).is_ok()
+        }
+        // It is made.
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
 }
 
 /// Whether a file is root's, and nobody else can write it.

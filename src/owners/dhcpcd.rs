@@ -10,7 +10,7 @@ use crate::plan::hold::{self, Hold};
 use crate::plan::record;
 
 use super::claim::{Claim, End, Found, Lease, Manager, Outlook, fixed_address};
-use super::dhclient::{is_roots_alone, service_of};
+use super::dhclient::{is_roots_alone, service_of, takes_files};
 use super::file::{self, Kept};
 use super::process::{Around, Process, printable};
 use super::scene::{Scene, complete};
@@ -144,7 +144,7 @@ fn kin(all: &[Process]) -> Vec<&Process> {
 /// One dhcpcd with all of its processes.
 #[derive(Debug, Default)]
 pub struct Instance {
-    /// They.
+    /// They, the one that has started the others first.
     pub processes: Vec<record::Process>,
     /// What they say they are.
     titles: Vec<String>,
@@ -178,6 +178,9 @@ impl Instance {
                 rest = far;
                 at += 1;
             }
+            // The one that has started the others first.
+            let ids: Vec<u32> = group.iter().map(|process| process.id).collect();
+            group.sort_by_key(|process| ids.contains(&process.parent));
             found.push(Self {
                 titles: group.iter().map(|process| process.said().join(" ")).collect(),
                 processes: group
@@ -254,6 +257,12 @@ fn held(scene: &Scene<'_>) -> Result<hold::Dhcpcd, (&'static str, String)> {
     }
     let directory = LEASES.iter().find(|directory| Path::new(directory).is_dir());
     let directory = directory.copied().unwrap_or(LEASES[0]);
+    if !takes_files(Path::new(directory)) {
+        return Err((
+            "others than root can change the directory of its leases, or nobody can",
+            format!("let root alone write to {directory}, then try again"),
+        ));
+    }
     let path = Path::new(directory).join(format!("{uplink}.lease"));
     let usable = file::read(&path, None).is_some_and(|kept| {
         let is_ours = |lease: Lease| scene.has(lease.address);

@@ -114,6 +114,25 @@ pub(crate) fn for_bridge(texts: &[String], hosts: &[IpAddr]) -> Result<String, S
     Ok(written)
 }
 
+/// What the files that configure a NIC say, of that NIC alone, and that what is
+/// there is kept.
+pub(crate) fn for_uplink(texts: &[String], uplink: &IfName) -> String {
+    let mut written = format!("[Match]\nName={uplink}\n");
+    for text in texts {
+        let mut matches = false;
+        for line in text.lines() {
+            if line.trim_start().starts_with('[') {
+                matches = line.trim() == "[Match]";
+            }
+            if !matches {
+                written.push_str(line);
+                written.push('\n');
+            }
+        }
+    }
+    written + "[Network]\nKeepConfiguration=yes\n"
+}
+
 /// How an assignment is said of the bridge; None where it stays with the NIC.
 fn carried(
     section: &str,
@@ -326,6 +345,19 @@ mod tests {
         );
         let (eth0, br0) = ("eth0".parse().unwrap(), "br0".parse().unwrap());
         assert!(renamed(&text, &eth0, &br0).contains("\nLabel=br0:web\n"));
+    }
+
+    #[test]
+    fn a_file_of_many_becomes_one_of_the_uplink() {
+        let texts = [
+            "[Match]\nName=en*\n[Network]\nDHCP=yes\nVLAN=v7\n".to_owned(),
+            "[DHCPv4]\nRouteMetric=7\n".to_owned(),
+        ];
+        let eth0: IfName = "eth0".parse().unwrap();
+        let once = for_uplink(&texts, &eth0);
+        let expected = "[Match]\nName=eth0\n[Network]\nDHCP=yes\nVLAN=v7\n[DHCPv4]\nRouteMetric=7\n\
+                        [Network]\nKeepConfiguration=yes\n";
+        assert_eq!(once, expected);
     }
 
     #[test]

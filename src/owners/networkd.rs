@@ -191,11 +191,27 @@ fn hold(
     sections.push_str("\n[Network]\nKeepConfiguration=yes\n");
     let names = network_file::all(".network");
     let first = names.keys().next().is_none_or(|name| name.as_str() >= FIRST);
+    let prefix = if first { FIRST } else { BEFORE_ALL };
+    // One that it was given before is gone when it is given the next.
+    let is_own = file.ends_with(&format!("/{prefix}{}.network", scene.uplink()));
+    let alone = !is_own && !configures_others(&file, scene.link.index);
     Ok(NetworkdHold {
+        own: (!alone).then(|| network_file::for_uplink(&texts, scene.uplink())),
         file,
         sections,
-        prefix: if first { FIRST } else { BEFORE_ALL }.into(),
+        prefix: prefix.into(),
         leased,
+    })
+}
+
+/// Whether it configures other links by the same file.
+fn configures_others(file: &str, uplink: u32) -> bool {
+    let links = std::fs::read_dir(Path::new(DIRECTORY).join("links"));
+    let indexes = links.into_iter().flatten().flatten();
+    let mut indexes = indexes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    indexes.any(|index| {
+        let by = || told(Told::Link, index)?.value("NETWORK_FILE");
+        index != uplink && by().is_some_and(|by| by == file)
     })
 }
 

@@ -8,7 +8,8 @@ use crate::plan::record::Process;
 /// A dhcpcd that works for the uplink, or for every device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dhcpcd {
-    /// All of its processes.
+    /// All of its processes: the one that has started the others first. Some of
+    /// those may be there for a moment only.
     pub processes: Vec<Process>,
     /// The file that they were executed from.
     pub program: String,

@@ -14,6 +14,10 @@ pub struct NetworkdHold {
     pub sections: String,
     /// What the names of the files begin with that it is given.
     pub prefix: String,
+    /// What a file of the uplink's own says that keeps what is there, where a
+    /// drop-in of the one that configures it would be of other devices too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<String>,
     /// The IPv4 address that a server has leased to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leased: Option<Ipv4Addr>,
