@@ -301,7 +301,10 @@ fn a_mac_of_the_callers_choice_is_bounded_and_must_be_free() {
     stage
         .ns
         .ip(&["link", "set", "br0", "address", "52:54:00:00:00:01"]);
-    stage.acl_conf("allow br0 user=4711 mac=52:54:00\nallow br0 user=4712 guard\nallow br0\n");
+    stage.acl_conf(
+        "allow br0 user=4711 mac=52:54:00\nallow br0 user=4712 guard\n\
+         allow br0 user=4713 mac=52:54:00:00:00:99\nallow br0\n",
+    );
     let ask = |uid: u32, mac: &str| {
         let mac = format!("--mac={mac}");
         stage.run(&Call::new(&["--fd=3", "--br=br0", &mac]).uid(uid))
@@ -316,6 +319,17 @@ fn a_mac_of_the_callers_choice_is_bounded_and_must_be_free() {
         (
             4711,
             &["--fd=3", "--br=br0", "--mac=52:55:00:00:00:50"],
+            "not granted to you",
+        ),
+        // Those that are given to another are his, also while he has no guest.
+        (
+            4711,
+            &["--fd=3", "--br=br0", "--mac=52:54:00:00:00:99"],
+            "not granted to you",
+        ),
+        (
+            4712,
+            &["--fd=3", "--br=br0", "--mac=52:54:00:00:00:99"],
             "not granted to you",
         ),
     ] {
