@@ -50,7 +50,10 @@ impl Maker<'_> {
         let bridge_mtu = self.mtu_of_bridge()?;
 
         let features = TapFeatures {
-            vnet_hdr: self.request.vnet_hdr,
+            // By the header a guest asks for a checksum anywhere in its frame,
+            // which is written behind the guard: over an address, too. QEMU
+            // asks what it was given (TUNGETIFF) and goes without.
+            vnet_hdr: self.request.vnet_hdr && self.port.addresses.is_empty(),
             multi_queue: self.request.queues > 1,
         };
         let mut tuns = tuns.into_iter();
