@@ -6,8 +6,8 @@
 //! connection (Accept=yes), as root with three capabilities; nothing of it
 //! stays. The kernel says who has connected (SO_PEERCRED, SO_PEERGROUPS). The
 //! program becomes him, with all his groups, before it has read a byte of
-//! him, and keeps CAP_NET_ADMIN as merely permitted: from there on it is in
-//! the very state that the file capability gives, and goes the same way.
+//! him, and keeps CAP_NET_ADMIN alone, as merely permitted: from there on it is
+//! in the very state that the file capability gives, and goes the same way.
 //!
 //! One message says what is wanted: the words of the command line, without
 //! `--fd`. One answers: a byte 0 with the descriptors, or a status and why.
@@ -20,6 +20,7 @@ use nix::unistd::{getresgid, getresuid};
 
 use super::args::Request;
 use super::failure::Failure;
+use crate::sys::caps::NetAdmin;
 use crate::sys::fdpass::{self, NotAReplySocket, ReplySocket};
 use crate::sys::ids::Peer;
 
@@ -58,6 +59,8 @@ pub fn accept() -> Result<ReplySocket, Failure> {
     Peer::of(connection.as_fd())
         .and_then(|peer| peer.become_it())
         .map_err(|e| Failure::not_a_service(&format!("cannot become the one who has connected: {e}")))?;
+    // CAP_SETUID and CAP_SETGID have done what they are for.
+    NetAdmin::keep_only().map_err(Failure::no_capability)?;
     Ok(connection)
 }
 
