@@ -297,13 +297,13 @@ fn the_hook_answers_as_libvirt_needs_it() {
     assert!(refused.stderr.contains("its owner is none"), "{refused:?}");
     lab.hook(&release, &one).ok();
     assert_eq!(lab.taps().len(), 1);
-    lab.sh("ip link del dev web0; ip link add web0 type dummy");
+    lab.sh("ip link del dev web0; ip link add web0 type bridge");
     let refused = lab.hook(&prepare, &one);
     assert!(
         refused.code() == 3 && refused.stderr.contains("no TAP"),
         "{refused:?}"
     );
-    lab.sh("ip link del dev web0; $VMBR tap add web0 --bridge br0 --owner 64055 --group 64055 --queues 2");
+    lab.sh("ip link del dev web0; $VMBR tap add web0 --bridge br0 --owner 64055 --queues 2");
     lab.hook(&prepare, &one).ok();
     let refused = lab.hook(&prepare, &isolated);
     assert!(
