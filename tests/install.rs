@@ -342,6 +342,26 @@ fn qemus_own_helper_makes_room_and_comes_back() {
     run(&["--uninstall"]);
     assert!(is_qemus());
     assert!(!prefix.exists(), "{:?}", names(&prefix));
+
+    // One without its capability does not take the place of one that works,
+    // nor does one on a file system where it would have none.
+    let prelude = format!("{DEBIAN}; shift 2; set -- - - setpriv --bounding-set=-setfcap \"$@\"");
+    let ended = install(&scratch, &prelude, &variables, &["--divert"]);
+    assert_eq!(ended.status.code(), Some(4), "{}", words(&ended));
+    assert!(is_qemus());
+    run(&["--uninstall"]);
+    let prelude = format!("{DEBIAN}; mount -o remount,bind,nosuid /usr/lib/qemu");
+    let ended = install(&scratch, &prelude, &variables, &["--divert"]);
+    assert!(words(&ended).contains("nosuid"), "{}", words(&ended));
+    assert_eq!(ended.status.code(), Some(3));
+    assert!(is_qemus() && !prefix.exists());
+
+    // What somebody put there since is his.
+    run(&["--divert"]);
+    fs::write(&theirs, "something else").unwrap();
+    assert!(run(&["--uninstall"]).contains("was changed"));
+    assert_eq!(fs::read(&theirs).unwrap(), b"something else");
+    assert_eq!(fs::read(&aside).unwrap(), b"QEMU's own");
 }
 
 #[test]
