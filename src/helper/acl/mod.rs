@@ -289,7 +289,12 @@ impl Reading<'_> {
                         && target.covers(self.bridge) =>
                 {
                     let no_names = |(file, trouble)| Denial::NoNames(place(), file, trouble);
-                    if !self.fits(&terms).map_err(no_names)? {
+                    let fits = match self.fits(&terms) {
+                        // He has his grant; a MAC may still be another's.
+                        Err(_) if self.allowed.is_some() => false,
+                        answer => answer.map_err(no_names)?,
+                    };
+                    if !fits {
                         self.of_others.extend(terms.exact_mac());
                     } else if self.allowed.is_none() {
                         self.allowed = Some(Grant::new(place(), self.dialect, &terms));
