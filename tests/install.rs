@@ -342,6 +342,26 @@ fn qemus_own_helper_makes_room_and_comes_back() {
     run(&["--uninstall"]);
     assert!(is_qemus());
     assert!(!prefix.exists(), "{:?}", names(&prefix));
+
+    // One without its capability does not take the place of one that works,
+    // nor does one on a file system where it would have none.
+    let prelude = format!("{DEBIAN}; shift 2; set -- - - setpriv --bounding-set=-setfcap \"$@\"");
+    let ended = install(&scratch, &prelude, &variables, &["--divert"]);
+    assert_eq!(ended.status.code(), Some(4), "{}", words(&ended));
+    assert!(is_qemus());
+    run(&["--uninstall"]);
+    let prelude = format!("{DEBIAN}; mount -o remount,bind,nosuid /usr/lib/qemu");
+    let ended = install(&scratch, &prelude, &variables, &["--divert"]);
+    assert!(words(&ended).contains("nosuid"), "{}", words(&ended));
+    assert_eq!(ended.status.code(), Some(3));
+    assert!(is_qemus() && !prefix.exists());
+
+    // What somebody put there since is his.
+    run(&["--divert"]);
+    fs::write(&theirs, "something else").unwrap();
+    assert!(run(&["--uninstall"]).contains("was changed"));
+    assert_eq!(fs::read(&theirs).unwrap(), b"something else");
+    assert_eq!(fs::read(&aside).unwrap(), b"QEMU's own");
 }
 
 #[test]
@@ -389,7 +409,39 @@ fn libvirts_hooks_stand_beside_others() {
         );
         assert_ne!(fs::metadata(&hook).unwrap().mode() & 0o111, 0, "it is executed");
     }
-    ok(install(&scratch, "", &variables, &["--uninstall"]));
-    assert_eq!(names(&scratch.0.join("etc/libvirt")), ["hooks", "hooks/qemu"]);
+    // Without the program only what needs it fails: "reconnect" would kill a
+    // guest.
+    fs::remove_file(prefix.join("bin/vmbr")).unwrap();
+    let hook = |kind: &str| scratch.0.join(format!("etc/libvirt/hooks/{kind}.d/vmbr"));
+    for (kind, operation, suboperation, wanted) in [
+        ("qemu", "reconnect", "begin", 0),
+        ("qemu", "migrate", "begin", 0),
+        ("qemu", "release", "begin", 0),
+        ("network", "started", "begin", 0),
+        ("network", "prepare", "begin", 0),
+        ("qemu", "prepare", "begin", 127),
+        ("qemu", "release", "end", 127),
+        ("network", "start", "begin", 127),
+    ] {
+        let ended = Command::new(hook(kind))
+            .args(["web", operation, suboperation, "-"])
+            .output()
+            .unwrap();
+        assert_eq!(
+            ended.status.code(),
+            Some(wanted),
+            "{kind} {operation} {suboperation}"
+        );
+        assert_eq!(ended.stdout, b"");
+    }
+
+    fs::write(hook("network"), "changed").unwrap();
+    let said = ok(install(&scratch, "", &variables, &["--uninstall"]));
+    assert!(said.contains("network.d/vmbr"), "{said}");
+    assert_eq!(fs::metadata(hook("network")).unwrap().mode() & 0o111, 0);
+    assert_eq!(
+        names(&scratch.0.join("etc/libvirt")),
+        ["hooks", "hooks/network.d", "hooks/network.d/vmbr", "hooks/qemu"]
+    );
     assert_eq!(fs::read(&other).unwrap(), b"somebody's");
 }

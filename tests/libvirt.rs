@@ -12,9 +12,7 @@ mod host;
 mod machine;
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -108,17 +106,11 @@ impl Lab {
     /// Runs the hook as libvirt does: its exit status and what it wrote to
     /// both.
     fn hook(&self, arguments: &[&str], document: &str) -> common::Ended {
-        let mut command = self.machine.command(VMBR);
         let file = self.file("stdin.xml");
-        fs::File::create(&file)
-            .unwrap()
-            .write_all(document.as_bytes())
-            .unwrap();
-        command
-            .arg("hook")
-            .args(arguments)
-            .stdin(Stdio::from(fs::File::open(&file).unwrap()));
-        run(&mut command)
+        fs::write(&file, document).unwrap();
+        let mut command = self.machine.command("sh");
+        command.args(["-c", "exec \"$@\" <\"$0\""]).arg(&file);
+        run(command.args([VMBR, "hook"]).args(arguments))
     }
 }
 
@@ -298,12 +290,29 @@ fn the_hook_answers_as_libvirt_needs_it() {
         assert_eq!(lab.taps(), Vec::<Value>::new());
     }
 
-    // What others made is theirs.
-    lab.sh("ip tuntap add dev web0 mode tap; ip link set web0 master br0");
-    lab.hook(&prepare, &one).ok();
+    // What others made is theirs, and of use only if it is what is asked for.
+    lab.sh("ip tuntap add dev web0 mode tap; ip link set web0 master br0 up");
+    let refused = lab.hook(&prepare, &one);
+    assert_eq!(refused.code(), 3, "{refused:?}");
+    assert!(refused.stderr.contains("its owner is none"), "{refused:?}");
     lab.hook(&release, &one).ok();
     assert_eq!(lab.taps().len(), 1);
-    lab.sh("ip link del dev web0");
+    lab.sh("ip link del dev web0; ip link add web0 type bridge");
+    let refused = lab.hook(&prepare, &one);
+    assert!(
+        refused.code() == 3 && refused.stderr.contains("no TAP"),
+        "{refused:?}"
+    );
+    lab.sh("ip link del dev web0; $VMBR tap add web0 --bridge br0 --owner 64055 --queues 2");
+    lab.hook(&prepare, &one).ok();
+    let refused = lab.hook(&prepare, &isolated);
+    assert!(
+        refused.code() == 3 && refused.stderr.contains("not isolated"),
+        "{refused:?}"
+    );
+    lab.hook(&release, &one).ok();
+    assert_eq!(lab.taps().len(), 1);
+    lab.sh("$VMBR tap del web0");
 
     // One of two cannot be: none is made.
     let two = domain(

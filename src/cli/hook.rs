@@ -17,7 +17,7 @@ use std::io::{self, Read};
 use crate::hook::domain::{Domain, Wanted};
 use crate::hook::network;
 use crate::hook::qemu_conf::{self, Runner};
-use crate::model::{HostState, IfName};
+use crate::model::{HostState, IfName, Link};
 use crate::netlink::ports::{self, TapOptions};
 use crate::sys::syslog::Severity;
 
@@ -95,22 +95,16 @@ fn prepare(call: &HookCall, xml: &str, args: &Args) -> Result<(), Error> {
 fn prepare_one(wanted: &Wanted, runner: Runner, mark: &str, args: &Args) -> Result<Vec<IfName>, Error> {
     let live = tap::look()?;
     let dev = &wanted.dev;
-    if let Some(link) = live.link(dev) {
-        let whose = link.tun.as_ref().and_then(|tun| tun.domain.as_deref());
-        match whose {
-            // After a crash of libvirt it is still there.
-            Some(whose) if whose == mark => {}
-            Some(_) => {
-                return Err(Error::refused(
-                    format!("the TAP {dev} is another domain's"),
-                    "give each domain TAPs of names of their own",
-                ));
-            }
-            None => {
-                say(&format!("{dev} was not made by this hook and is left as it is"));
-                return Ok(Vec::new());
-            }
-        }
+    let standing = live.link(dev);
+    let whose = standing
+        .and_then(|link| link.tun.as_ref())
+        .and_then(|tun| tun.domain.as_deref());
+    // After a crash of libvirt its own is still there.
+    if whose.is_some_and(|whose| whose != mark) {
+        return Err(Error::refused(
+            format!("the TAP {dev} is another domain's"),
+            "give each domain TAPs of names of their own",
+        ));
     }
     let settings = &wanted.settings;
     let guard = match (&settings.guard, wanted.mac) {
@@ -134,12 +128,15 @@ fn prepare_one(wanted: &Wanted, runner: Runner, mark: &str, args: &Args) -> Resu
             mtu: wanted.mtu,
             isolated: settings.isolated,
             guard,
-            domain: Some(mark.to_owned()),
+            domain: whose.or(standing.is_none().then_some(mark)).map(str::to_owned),
         },
     };
-    let stale = live.link(dev).is_some_and(|link| {
+    if let Some(link) = standing.filter(|_| whose.is_none()) {
+        return use_anothers(link, &asked);
+    }
+    let stale = standing.is_some_and(|link| {
         let held = link.tun.as_ref().is_some_and(|tun| tun.held);
-        !held && add::stands_otherwise(link, &asked)
+        !held && add::stands_otherwise(link, &asked).is_some()
     });
     if !stale {
         return add::ensure(&asked, live);
@@ -147,6 +144,24 @@ fn prepare_one(wanted: &Wanted, runner: Runner, mark: &str, args: &Args) -> Resu
     // The domain was changed since, and no guest is on it.
     remove(std::slice::from_ref(dev))?;
     add::ensure(&asked, tap::look()?)
+}
+
+/// A device that this hook did not make is used where it is just what is asked
+/// for, and is never changed or removed: else a guest would come up on another
+/// network than its own, without its guard, or on a TAP that anyone can open.
+fn use_anothers(link: &Link, asked: &add::Wanted) -> Result<Vec<IfName>, Error> {
+    let dev = &link.name;
+    if let Some(refusal) = add::stands_otherwise(link, asked) {
+        return Err(Error::Refused(vec![refusal]));
+    }
+    if link.tun.as_ref().is_some_and(|tun| tun.held) {
+        return Err(Error::refused(
+            format!("the TAP {dev} was not made by this hook, and a program holds it"),
+            "end that program, or give the domain a TAP of another name",
+        ));
+    }
+    say(&format!("{dev} was not made by this hook and is left as it is"));
+    Ok(Vec::new())
 }
 
 /// A domain that is gone: its TAPs go, too.

@@ -127,6 +127,7 @@ impl Writer {
         self.code.jump(other);
 
         self.code.here(plain);
+        self.within();
         self.code.load(Size::Byte, At::Behind(0));
         self.code.keep(cell::NEXT);
         self.code.load(Size::Byte, At::Behind(1));
@@ -139,6 +140,7 @@ impl Writer {
         self.code.here(fragment);
         self.code.recall(cell::FRAGMENT);
         self.code.unless_equal(0, self.no);
+        self.within();
         self.code.load(Size::Half, At::Behind(2));
         self.code.and(0xfff8);
         self.code.if_equal(0, whole);
@@ -168,9 +170,12 @@ impl Writer {
 
     fn udp6(&mut self, other: Label) {
         const DHCP_SERVER: u32 = 547;
+        const DHCP_CLIENT: u32 = 546;
         self.within();
         self.code.load(Size::Half, At::Behind(0));
         self.code.if_equal(DHCP_SERVER, self.no);
+        self.code.load(Size::Half, At::Behind(2));
+        self.code.if_equal(DHCP_CLIENT, self.no);
         self.code.jump(other);
     }
 

@@ -8,13 +8,14 @@
 //!   guest that has moved. A family none of whose addresses is given is shut.
 //! - **ARP**: a request or reply of Ethernet and IPv4, the sender's MAC that
 //!   of the guest, the sender's address a given one, or 0.0.0.0 in a request
-//!   (RFC 5227, a probe).
+//!   for a given one (RFC 5227, a probe).
 //! - **IPv4**: the source is a given one, or 0.0.0.0 in a DHCP request to
-//!   everyone. No DHCP server's answer, no redirect.
+//!   everyone. Nothing that a DHCP client could take for its server's answer,
+//!   by whatever port it is sent, no redirect.
 //! - **IPv6**: the source is a given one or the guest's link-local address, or
 //!   `::` in what may have it: the question whether an address is taken, a
-//!   router solicitation, a multicast report. No DHCPv6 server's answer, no
-//!   router advertisement, no redirect. An advertised address, and one that is
+//!   router solicitation, a multicast report. Nothing that a DHCPv6 client
+//!   could take for an answer, no router advertisement, no redirect. An advertised address, and one that is
 //!   asked for by `::`, must be the guest's; every link-layer address that is
 //!   told must be the guest's MAC; neighbour discovery has the options that it
 //!   needs (1, 2, 14) and no others, and is never fragmented (RFC 6980).
@@ -249,7 +250,7 @@ impl Writer {
     }
 
     fn arp(&mut self) {
-        let (request, reply) = (self.code.label(), self.code.label());
+        let (request, reply, probe) = (self.code.label(), self.code.label(), self.code.label());
         self.arp_header();
         self.code.load(Size::Half, At::Frame(20));
         self.code.if_equal(1, request);
@@ -257,9 +258,14 @@ impl Writer {
         self.code.jump(self.no);
         self.code.here(request);
         self.code.load(Size::Word, At::Frame(28));
-        self.code.if_equal(0, self.pass);
+        self.code.if_equal(0, probe);
         self.code.here(reply);
         self.v4_is(28, self.pass);
+        self.code.jump(self.no);
+        // Whoever is asked for by nobody gives the address up (RFC 5227, 2.1.1):
+        // only of its own.
+        self.code.here(probe);
+        self.v4_is(38, self.pass);
         self.code.jump(self.no);
     }
 
@@ -326,6 +332,9 @@ impl Writer {
         self.code.here(udp);
         self.code.load(Size::Half, At::Behind(14));
         self.code.if_equal(DHCP_SERVER, self.no);
+        // Clients do not look at the port that an answer comes from.
+        self.code.load(Size::Half, At::Behind(16));
+        self.code.if_equal(DHCP_CLIENT, self.no);
         self.code.jump(self.pass);
         self.code.here(icmp);
         self.code.load(Size::Byte, At::Behind(14));

@@ -11,7 +11,7 @@ use super::slots;
 use crate::guard::{Guard, Network};
 use crate::model::IfName;
 use crate::sys::netdev::{Control, IfIndex};
-use crate::sys::rtnl::{AttachedQueues, Rtnl};
+use crate::sys::rtnl::{Holding, Rtnl};
 use crate::sys::tap::{Tap, TapFeatures, TapName, Tun};
 
 /// The MTU in bytes that the kernel gives a new TAP (`ETH_DATA_LEN`).
@@ -50,7 +50,10 @@ impl Maker<'_> {
         let bridge_mtu = self.mtu_of_bridge()?;
 
         let features = TapFeatures {
-            vnet_hdr: self.request.vnet_hdr,
+            // By the header a guest asks for a checksum anywhere in its frame,
+            // which is written behind the guard: over an address, too. QEMU
+            // asks what it was given (TUNGETIFF) and goes without.
+            vnet_hdr: self.request.vnet_hdr && self.port.addresses.is_empty(),
             multi_queue: self.request.queues > 1,
         };
         let mut tuns = tuns.into_iter();
@@ -77,7 +80,14 @@ impl Maker<'_> {
             .index(&name)
             .map_err(|e| Failure::failed(&about("find"), e))?;
         if let Some(rtnl) = self.rtnl.filter(|_| features.multi_queue) {
-            refuse_strangers(rtnl, index, self.request.queues, &name)?;
+            let ours = Holding {
+                enabled: self.request.queues,
+                disabled: 0,
+                owner: Some(self.caller.as_raw()),
+                group: None,
+                persistent: false,
+            };
+            refuse_strangers(rtnl, index, ours, &name)?;
         }
         self.take_slot(index)?;
 
@@ -189,20 +199,18 @@ impl Maker<'_> {
 }
 
 /// Between the making of a TAP with many queues and the setting of its owner
-/// anyone may attach to it: whoever did would hear the guest's network. Its
-/// queues must be ours and no more.
-fn refuse_strangers(rtnl: &Rtnl, index: IfIndex, ours: u32, name: &IfName) -> Result<(), Failure> {
-    let attached = rtnl
-        .attached_queues(index)
+/// anyone may attach to it: whoever did would hear the guest's network. By the
+/// descriptor he could also make it his own (TUNSETOWNER asks nobody) and close
+/// that again, to attach later. It must be ours and no more.
+fn refuse_strangers(rtnl: &Rtnl, index: IfIndex, ours: Holding, name: &IfName) -> Result<(), Failure> {
+    let held = rtnl
+        .holding(index)
         .map_err(|e| Failure::failed(&format!("cannot count the queues of {name}"), e))?;
-    if attached
-        == (AttachedQueues {
-            enabled: ours,
-            disabled: 0,
-        })
-    {
+    if held == ours {
         Ok(())
     } else {
+        // He may have made it persistent.
+        let _ = rtnl.remove(index);
         Err(Failure::strangers(name))
     }
 }

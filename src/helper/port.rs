@@ -80,6 +80,9 @@ fn pin(asked: Option<Mac>, grant: &Grant) -> Result<Option<Pin>, Beyond> {
     match (grant.mac, asked) {
         (Some(rule), Some(mac)) if !rule.admits(mac) => Err(Beyond::MacDiffers),
         (Some(MacRule::Exactly(mac)), _) => Ok(Some(Pin { mac, by_acl: true })),
+        // Else whoever comes first would keep the other's guest out, and hear
+        // what is for it.
+        (_, Some(mac)) if grant.of_others.contains(&mac) => Err(Beyond::MacDiffers),
         (_, Some(mac)) => Ok(Some(chosen(mac))),
         (Some(MacRule::Prefix(..)), None) => Err(Beyond::MacUnknown),
         (None, None) if grant.guard => Err(Beyond::MacUnknown),
@@ -108,6 +111,7 @@ mod tests {
             guard: false,
             addresses: Vec::new(),
             mtu: None,
+            of_others: Vec::new(),
         }
     }
 
@@ -156,6 +160,10 @@ mod tests {
         };
         let exact = with(Some(MacRule::Exactly(MAC)));
         let prefix = with(Some(MacRule::Prefix([0x52, 0x54, 0, 0, 0, 0], 3)));
+        let anothers = Grant {
+            of_others: vec![MAC],
+            ..prefix.clone()
+        };
         let by_acl = Ok(Some(Pin {
             mac: MAC,
             by_acl: true,
@@ -171,6 +179,7 @@ mod tests {
             (&prefix, None, Err(Beyond::MacUnknown)),
             (&prefix, Some(MAC), chosen),
             (&prefix, Some(other), Err(Beyond::MacDiffers)),
+            (&anothers, Some(MAC), Err(Beyond::MacDiffers)),
             (&guarded, None, Err(Beyond::MacUnknown)),
             (&guarded, Some(MAC), chosen),
             (&with(None), None, Ok(None)),

@@ -14,7 +14,7 @@ use crate::guard::Guard;
 use crate::model::IfName;
 use crate::model::mark::Mark;
 use crate::sys::netdev::{Control, IfIndex};
-use crate::sys::rtnl::{AttachedQueues, Rtnl};
+use crate::sys::rtnl::{Holding, Rtnl};
 use crate::sys::tap::{self, Tap, TapFeatures, TapName};
 
 use super::wire::{Message, Wire};
@@ -137,7 +137,14 @@ fn make(names: &[IfName], options: &TapOptions, made: &mut Vec<(IfName, u32)>) -
         }
         let index = control.index(name).map_err(fail("find"))?;
         if features.multi_queue {
-            refuse_strangers(&rtnl, index, name)?;
+            let ours = Holding {
+                enabled: 1,
+                disabled: 0,
+                owner: options.owner.map(Uid::as_raw),
+                group: options.group.map(Gid::as_raw),
+                persistent: false,
+            };
+            refuse_strangers(&rtnl, index, ours, name)?;
         }
         tap.raise_mac().map_err(fail("set the MAC of"))?;
         tap.set_persistent(true).map_err(fail("make persistent"))?;
@@ -147,23 +154,18 @@ fn make(names: &[IfName], options: &TapOptions, made: &mut Vec<(IfName, u32)>) -
 }
 
 /// To a TAP with many queues anyone could attach between its making and the
-/// setting of its owner, and would hear the guest's network. Its queues must
-/// be the one that made it, and no more. One that is not goes at once: the
-/// stranger would hold it.
-fn refuse_strangers(rtnl: &Rtnl, index: IfIndex, name: &IfName) -> Result<(), PortError> {
+/// setting of its owner, and would hear the guest's network. By the descriptor
+/// he could also make it his own (TUNSETOWNER asks nobody) and close that
+/// again, to attach later. It must be ours, held by the one queue that made it,
+/// and no more. One that is not goes at once: the stranger would hold it.
+fn refuse_strangers(rtnl: &Rtnl, index: IfIndex, ours: Holding, name: &IfName) -> Result<(), PortError> {
     let fail = |doing, source: io::Error| PortError {
         port: name.clone(),
         doing,
         source: source.into(),
     };
-    let attached = rtnl
-        .attached_queues(index)
-        .map_err(|e| fail("count the queues of", e))?;
-    let alone = AttachedQueues {
-        enabled: 1,
-        disabled: 0,
-    };
-    if attached == alone {
+    let held = rtnl.holding(index).map_err(|e| fail("count the queues of", e))?;
+    if held == ours {
         return Ok(());
     }
     let _ = remove(std::slice::from_ref(name));

@@ -66,6 +66,7 @@ impl Peer {
         setgroups(&self.groups)?;
         setresgid(self.group, self.group, self.group)?;
         setresuid(self.user, self.user, self.user)?;
+        prctl::set_keepcaps(false)?;
         let (users, their) = (getresuid()?, getresgid()?);
         let all = [users.real, users.effective, users.saved] == [self.user; 3]
             && [their.real, their.effective, their.saved] == [self.group; 3];

@@ -23,6 +23,7 @@ const NLM_F_ACK: u16 = 4;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWNEIGH: u16 = 28;
@@ -42,6 +43,9 @@ const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_BRPORT_LOCKED: u16 = 39;
+const IFLA_TUN_OWNER: u16 = 1;
+const IFLA_TUN_GROUP: u16 = 2;
+const IFLA_TUN_PERSIST: u16 = 6;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 const IFINFOMSG: usize = 16;
@@ -54,13 +58,19 @@ const NTF_STICKY: u8 = 1 << 6;
 const NUD_NOARP: u16 = 0x40;
 const NUD_PERMANENT: u16 = 0x80;
 
-/// The descriptors that are attached to a TAP.
+/// Who holds a TAP, and who else may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AttachedQueues {
-    /// Those that get frames.
+pub struct Holding {
+    /// How many descriptors are attached to it and get frames.
     pub enabled: u32,
-    /// Those that were detached for a while (TUNSETQUEUE).
+    /// How many were detached for a while (TUNSETQUEUE).
     pub disabled: u32,
+    /// Which user can attach to it; any where none is said.
+    pub owner: Option<u32>,
+    /// Members of which group can; of any where none is said.
+    pub group: Option<u32>,
+    /// It outlives its descriptors.
+    pub persistent: bool,
 }
 
 /// What a bridge knows of a MAC.
@@ -196,15 +206,24 @@ impl Rtnl {
         }
     }
 
-    /// How many descriptors are attached to a TAP, by whomever.
+    /// Who holds a TAP of many queues, and who else may: all of it as of one
+    /// moment.
     ///
     /// # Errors
-    /// ENODEV if there is no such device, `InvalidData` if it is no TAP.
-    pub fn attached_queues(&self, tap: IfIndex) -> io::Result<AttachedQueues> {
+    /// ENODEV if there is no such device, `InvalidData` if it is no such TAP.
+    pub fn holding(&self, tap: IfIndex) -> io::Result<Holding> {
         let found = self.ask(&get_link(tap), |kind, body| {
-            (kind == RTM_NEWLINK).then(|| queues(body.get(IFINFOMSG..).unwrap_or_default()))
+            (kind == RTM_NEWLINK).then(|| holding(body.get(IFINFOMSG..).unwrap_or_default()))
         })?;
         found.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    }
+
+    /// Removes a device, whoever holds it. Needs CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// ENODEV if there is none.
+    pub fn remove(&self, device: IfIndex) -> io::Result<()> {
+        self.command(Message::new(RTM_DELLINK, NLM_F_ACK).link(0, device))
     }
 
     /// Sends a message that the kernel only says yes or no to.
@@ -255,12 +274,18 @@ fn get_link(device: IfIndex) -> Vec<u8> {
     Message::new(RTM_GETLINK, 0).link(0, device).with(&mask).finish()
 }
 
-fn queues(link: &[u8]) -> Option<AttachedQueues> {
+fn holding(link: &[u8]) -> Option<Holding> {
     let data = find(find(link, IFLA_LINKINFO)?, IFLA_INFO_DATA)?;
-    // The kernel tells the numbers for a TAP with many queues only.
-    let enabled = find(data, IFLA_TUN_NUM_QUEUES).and_then(|v| u32_at(v, 0))?;
-    let disabled = find(data, IFLA_TUN_NUM_DISABLED_QUEUES).and_then(|v| u32_at(v, 0))?;
-    Some(AttachedQueues { enabled, disabled })
+    let number = |kind| find(data, kind).and_then(|v| u32_at(v, 0));
+    Some(Holding {
+        // The kernel tells the numbers for a TAP with many queues only.
+        enabled: number(IFLA_TUN_NUM_QUEUES)?,
+        disabled: number(IFLA_TUN_NUM_DISABLED_QUEUES)?,
+        // And these two only where they were set (tun_fill_info).
+        owner: number(IFLA_TUN_OWNER),
+        group: number(IFLA_TUN_GROUP),
+        persistent: *find(data, IFLA_TUN_PERSIST)?.first()? != 0,
+    })
 }
 
 fn locked(link: &[u8]) -> bool {
@@ -276,9 +301,9 @@ mod tests {
     #[test]
     fn the_kernel_answers() {
         let rtnl = Rtnl::open().unwrap();
-        let lo = rtnl.attached_queues(IfIndex(1)).unwrap_err();
+        let lo = rtnl.holding(IfIndex(1)).unwrap_err();
         assert_eq!(lo.kind(), io::ErrorKind::InvalidData, "lo is no TAP");
-        let missing = rtnl.attached_queues(IfIndex(i32::MAX as u32)).unwrap_err();
+        let missing = rtnl.holding(IfIndex(i32::MAX as u32)).unwrap_err();
         assert_eq!(missing.raw_os_error(), Some(libc::ENODEV));
     }
 }

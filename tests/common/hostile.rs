@@ -129,6 +129,11 @@ fn arp_cases() -> Vec<Case> {
             false,
             asks((she, zero), (none, mine)),
         ),
+        case(
+            "ARP probe of the router's address",
+            false,
+            asks((me, zero), (none, router)),
+        ),
         case("ARP reply as nobody", false, says((me, zero), (she, mine))),
         case("ARP of no kind", false, arp_as(1, 8, (me, mine), (she, router))),
         case(
@@ -214,6 +219,11 @@ fn ipv4_cases() -> Vec<Case> {
             ipv4(zero, all, 1, whole, &[8, 0, 0, 0, 0, 1, 0, 1]),
         ),
         case("DHCP offer", false, ipv4(mine, all, UDP, whole, &udp(67, 68))),
+        case(
+            "DHCP offer by another port",
+            false,
+            ipv4(mine, all, UDP, whole, &udp(1067, 68)),
+        ),
         case("DHCP offer behind IPv4 options", false, with_options),
         case(
             "DHCP offer, first fragment",
@@ -289,6 +299,11 @@ fn ipv6_cases() -> Vec<Case> {
         case("UDP as nobody, IPv6", false, ipv6(zero, all, UDP, &udp(546, 547))),
         case("TCP as another, IPv6", false, ipv6(other, mine, 6, &[0; 20])),
         case("DHCPv6 answer", false, ipv6(local, all, UDP, &udp(547, 546))),
+        case(
+            "DHCPv6 answer by another port",
+            false,
+            ipv6(local, all, UDP, &udp(1067, 546)),
+        ),
         case(
             "DHCPv6 answer behind options",
             false,

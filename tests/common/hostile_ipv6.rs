@@ -172,6 +172,13 @@ pub fn fragment_cases() -> Vec<Case> {
     padded.extend([128, 0, 0, 0, 0, 0, 0, 0]);
     let mut padded_udp = packet(local, FRAGMENT, &[fragment(60, 0, true), options(UDP)]);
     padded_udp.extend(udp(546, 547));
+    // The options begin in the padding.
+    let mut padded_options = packet(local, FRAGMENT, &[fragment(60, 0, true)]);
+    padded_options.extend([6, 0, 1, 4, 0, 0, 0, 0]);
+    let mut padded_second = packet(local, FRAGMENT, &[fragment(60, 0, true), options(60)]);
+    padded_second.extend([6, 0, 1, 4, 0, 0, 0, 0]);
+    let mut padded_fragment = packet(local, 0, &[options(FRAGMENT)]);
+    padded_fragment.extend(fragment(6, 9, true));
     vec![
         case(
             "UDP, first fragment",
@@ -227,6 +234,9 @@ pub fn fragment_cases() -> Vec<Case> {
         ),
         case("RA whose type is in the padding", false, padded),
         case("DHCPv6 answer whose port is in the padding", false, padded_udp),
+        case("options in the padding", false, padded_options),
+        case("second options in the padding", false, padded_second),
+        case("fragment header in the padding", false, padded_fragment),
         case(
             "no header in the first fragment",
             false,

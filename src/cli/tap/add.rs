@@ -129,9 +129,9 @@ fn compare(wanted: &Wanted, live: &HostState) -> (Vec<IfName>, Vec<Refusal>) {
     (missing, refusals)
 }
 
-/// Whether a device stands that is not as it is wanted.
-pub fn stands_otherwise(link: &Link, wanted: &Wanted) -> bool {
-    difference(link, Guards::open().of(link), wanted).is_some()
+/// In what a device that stands is not as it is wanted.
+pub fn stands_otherwise(link: &Link, wanted: &Wanted) -> Option<Refusal> {
+    difference(link, Guards::open().of(link), wanted)
 }
 
 /// In what a device that stands differs from what was asked for.

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::model::IfName;
+use crate::model::{IfName, Mac};
 
 mod caller;
 mod parse;
@@ -79,6 +79,8 @@ pub struct Grant {
     pub addresses: Vec<IpAddr>,
     /// The TAP's MTU, where it is not the bridge's.
     pub mtu: Option<u32>,
+    /// The MACs that lines for others give to them on this bridge, each whole.
+    pub of_others: Vec<Mac>,
 }
 
 /// Why a bridge is not allowed. This is for the log: the caller must not see
@@ -178,6 +180,7 @@ impl Grant {
                 Some(Guard::Mac) | None => Vec::new(),
             },
             mtu: terms.mtu,
+            of_others: Vec::new(),
         }
     }
 }
@@ -230,11 +233,16 @@ fn decide(
         dialect,
         caller: Known::new(caller),
         allowed: None,
+        of_others: Vec::new(),
         files: 0,
         open: Vec::new(),
     };
     reading.read(file, opened, None)?;
-    reading.allowed.ok_or_else(|| Denial::NotAllowed(file.to_owned()))
+    let of_others = reading.of_others;
+    match reading.allowed {
+        Some(grant) => Ok(Grant { of_others, ..grant }),
+        None => Err(Denial::NotAllowed(file.to_owned())),
+    }
 }
 
 /// A file that was found fit to be obeyed, and what it is to the kernel.
@@ -246,6 +254,8 @@ struct Reading<'a> {
     dialect: Dialect,
     caller: Known<'a>,
     allowed: Option<Grant>,
+    /// The MACs of lines that are not for the caller.
+    of_others: Vec<Mac>,
     files: usize,
     /// The files that are being read, each included by the one before.
     open: Vec<(u64, u64)>,
@@ -274,9 +284,19 @@ impl Reading<'_> {
             };
             match statement.map_err(|e| Denial::Unparsable(place(), e))? {
                 Statement::Deny(target) if target.covers(self.bridge) => return Err(Denial::Denied(place())),
-                Statement::Allow(target, terms) if self.allowed.is_none() && target.covers(self.bridge) => {
+                Statement::Allow(target, terms)
+                    if (self.allowed.is_none() || terms.exact_mac().is_some())
+                        && target.covers(self.bridge) =>
+                {
                     let no_names = |(file, trouble)| Denial::NoNames(place(), file, trouble);
-                    if self.fits(&terms).map_err(no_names)? {
+                    let fits = match self.fits(&terms) {
+                        // He has his grant; a MAC may still be another's.
+                        Err(_) if self.allowed.is_some() => false,
+                        answer => answer.map_err(no_names)?,
+                    };
+                    if !fits {
+                        self.of_others.extend(terms.exact_mac());
+                    } else if self.allowed.is_none() {
                         self.allowed = Some(Grant::new(place(), self.dialect, &terms));
                     }
                 }

@@ -78,6 +78,14 @@ pub enum Guard<'a> {
 pub struct Addresses<'a>(&'a str);
 
 impl<'a> Terms<'a> {
+    /// The one MAC that `mac=` says, where it is a whole one.
+    pub fn exact_mac(&self) -> Option<Mac> {
+        match self.mac {
+            Some(MacRule::Exactly(mac)) => Some(mac),
+            Some(MacRule::Prefix(..)) | None => None,
+        }
+    }
+
     /// Reads the words of a line from `column` on.
     pub(super) fn parse(text: &'a [u8], mut column: usize) -> Result<Self, ParseError> {
         let mut terms = Self::default();
