@@ -414,7 +414,7 @@ fn libvirts_own_examples_are_understood() {
     let lab = Lab::new();
     let pages = lab.sh("cat /usr/share/doc/libvirt-doc/html/formatdomain.html");
     let pieces: Vec<String> = pages
-        .split("<pre>")
+        .split("<pre class=\"literal-block\">")
         .skip(1)
         .filter_map(|rest| rest.split("</pre>").next())
         .map(|text| {
