@@ -19,20 +19,11 @@ use serde_json::{Value, json};
 
 use common::{Ended, Namespace, run, wait_until};
 use host::{Host, ping};
-use taps::Cable;
+use taps::{Cable, bridged};
 
 const ALICE: &str = "4201";
 const BOB: &str = "4202";
 const STAFF: &str = "4300";
-
-/// A host with a bridge that vmbr did not make.
-fn bridged(hint: &str) -> Host {
-    Host::new(
-        hint,
-        "ip link add br0 type bridge; ip link set br0 up; ip link set eth0 master br0 up
-         ip addr add 192.0.2.21/24 dev br0; ip addr add 2001:db8::21/64 dev br0 nodad",
-    )
-}
 
 fn listed(host: &Host) -> Vec<Value> {
     let text = host.vmbr(&["tap", "list", "--json"]).ok();

@@ -11,11 +11,21 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::{Namespace, wait_until};
+use crate::host::Host;
 
 /// What the number of a frame stands behind, in its last eight bytes.
 const MARK: &[u8; 4] = b"vmbr";
 /// The number of the frame that is sent last.
 const LAST: u32 = u32::MAX;
+
+/// A host with a bridge that vmbr did not make.
+pub fn bridged(hint: &str) -> Host {
+    Host::new(
+        hint,
+        "ip link add br0 type bridge; ip link set br0 up; ip link set eth0 master br0 up
+         ip addr add 192.0.2.21/24 dev br0; ip addr add 2001:db8::21/64 dev br0 nodad",
+    )
+}
 
 /// A program that holds a TAP as a guest does and sends frames.
 pub struct Holder {
