@@ -35,6 +35,8 @@ const SETUP: &str = "
         grep -q ^${name%:*}: /etc/group || echo ${name%:*}:x:${name#*:}: >>/etc/group
     done
     ip link set lo up
+    # There are machines whose KVM opens and hangs: libvirt tries it for long.
+    [ ! -e /dev/kvm ] || mount --bind /dev/null /dev/kvm
     for kind in qemu network; do
         sed s:/usr/local/bin/vmbr:$VMBR: $QEMU_DIR/libvirt-hook >/etc/libvirt/hooks/$kind.d/vmbr
         chmod 755 /etc/libvirt/hooks/$kind.d/vmbr
