@@ -264,9 +264,9 @@ mod tests {
         assert_eq!(network.aged(0), network);
     }
 
-    #[test]
-    fn time_that_passes_is_no_change() {
-        let network = |addresses: &[Address]| Network {
+    /// A network of addresses alone.
+    fn network(addresses: &[Address]) -> Network {
+        Network {
             dev: "eth0".parse().unwrap(),
             addresses: addresses.to_vec(),
             routes: Vec::new(),
@@ -274,7 +274,11 @@ mod tests {
             neighbours: Vec::new(),
             rules: Vec::new(),
             sysctls: Sysctls::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn time_that_passes_is_no_change() {
         let leased = |seconds| address("192.0.2.21", seconds, seconds);
         let learned = |seconds| address("2001:db8::1", seconds, seconds);
         let before = network(&[leased(100), learned(100)]);
@@ -292,15 +296,6 @@ mod tests {
 
     #[test]
     fn what_a_device_loses_when_it_is_set_down() {
-        let network = |addresses: &[Address]| Network {
-            dev: "eth0".parse().unwrap(),
-            addresses: addresses.to_vec(),
-            routes: Vec::new(),
-            nexthops: Vec::new(),
-            neighbours: Vec::new(),
-            rules: Vec::new(),
-            sysctls: Sysctls::new(),
-        };
         let (v4, v6) = (
             address("192.0.2.21", FOREVER, FOREVER),
             address("2001:db8::21", FOREVER, FOREVER),
