@@ -53,7 +53,7 @@ fn there_and_back(site: &Site, program: &str) {
     assert_eq!(site.machine.sh(servers), names);
     assert_steady(&monitor.end(), &address, "br0");
     let bridged = site.processes(program);
-    assert_eq!(bridged.len(), before.len(), "{bridged:?}");
+    assert_eq!(bridged.len(), before.len(), "{before:?}, now {bridged:?}");
 
     let monitor = Monitor::start(&site.host.ns);
     sleep(Duration::from_millis(2100));

@@ -251,8 +251,10 @@ fn under_systemd_the_keeper_is_a_unit() {
     let root = vmbr.ancestors().nth(2).unwrap().join("daemons/root");
     let root = root.display();
     sh(&format!(
-        "PATH={root}/usr/bin:$PATH setsid -f busybox udhcpc -i eth0 -s {root}/etc/udhcpc/default.script -f \
-         >/dev/null 2>&1 </dev/null
+        "script={root}/etc/udhcpc/default.script
+         # Where the package is installed it was not unpacked.
+         [ -e $script ] || script=/etc/udhcpc/default.script
+         PATH={root}/usr/bin:$PATH setsid -f busybox udhcpc -i eth0 -s $script -f >/dev/null 2>&1 </dev/null
          for i in $(seq 100); do ip -4 route | grep -q ^default && exit; sleep 0.1; done; exit 1"
     ));
     let records = std::env::temp_dir().join(format!("vmbr-keeper-{}", lan.name()));

@@ -86,7 +86,13 @@ impl Site {
         // Nobody waits for those that have ended.
         // dhcpcd has one more for each announcement, for each address, and
         // until it is in the background.
-        let passing = ["<defunct>", "[BPF ARP]", "[network proxy]", "[launcher]"];
+        let passing = [
+            "<defunct>",
+            "[BPF ",
+            "[network proxy]",
+            "[BOOTP proxy]",
+            "[launcher]",
+        ];
         let live = list
             .lines()
             .filter(|line| !passing.iter().any(|word| line.contains(word)));
