@@ -48,7 +48,7 @@ pub struct Link {
     /// What a bridge's port is.
     #[serde(default, skip_serializing_if = "is_default")]
     pub port: Option<Port>,
-    /// Bytes and packets since the device was made.
+    /// Bytes and packets since the device was made, where they were asked for.
     #[serde(default, skip_serializing_if = "is_default")]
     pub traffic: Traffic,
 }

@@ -7,7 +7,7 @@ use std::pin::pin;
 use futures_util::StreamExt;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourMessage};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
@@ -64,7 +64,7 @@ pub fn add_settings(state: &mut HostState, devices: &[&IfName]) {
 /// As of [`snapshot`].
 pub fn network() -> io::Result<HostState> {
     with_handle(async |handle| {
-        let (mut state, names) = devices_addresses_routes(&handle, ALL_TABLES).await?;
+        let (mut state, names) = devices_addresses_routes(&handle, Traffic::Left, ALL_TABLES).await?;
         for family in FAMILIES {
             let mut question = RuleMessage::default();
             question.header.family = family;
@@ -100,7 +100,8 @@ pub struct Learned {
 /// As of [`snapshot`].
 pub fn picture() -> io::Result<(HostState, Vec<Learned>)> {
     with_handle(async |handle| {
-        let (mut state, names) = devices_addresses_routes(&handle, table::MAIN as u8).await?;
+        let (mut state, names) =
+            devices_addresses_routes(&handle, Traffic::Counted, table::MAIN as u8).await?;
         neighbours(NeighbourFlags::empty(), &handle, &names, &mut state).await?;
         let mut question = NeighbourMessage::default();
         question.header.family = AddressFamily::Bridge;
@@ -119,7 +120,7 @@ pub fn picture() -> io::Result<(HostState, Vec<Learned>)> {
 /// As of [`snapshot`].
 pub fn devices() -> io::Result<HostState> {
     with_handle(async |handle| {
-        let (links, _) = links(&handle).await?;
+        let (links, _) = links(&handle, Traffic::Left).await?;
         Ok(HostState {
             links,
             ..HostState::default()
@@ -133,7 +134,7 @@ pub fn devices() -> io::Result<HostState> {
 /// As of [`snapshot`].
 pub fn bridge_options() -> io::Result<BTreeMap<IfName, Options>> {
     with_handle(async |handle| {
-        let messages = link_messages(&handle).await?;
+        let messages = link_messages(&handle, Traffic::Left).await?;
         let options = |m| Some((read::link_name(m)?, bridges::options(m)?));
         Ok(messages.iter().filter_map(options).collect())
     })
@@ -145,7 +146,7 @@ pub fn bridge_options() -> io::Result<BTreeMap<IfName, Options>> {
 /// As of [`snapshot`].
 pub(super) fn groups() -> io::Result<BTreeSet<u32>> {
     with_handle(async |handle| {
-        let messages = link_messages(&handle).await?;
+        let messages = link_messages(&handle, Traffic::Left).await?;
         let groups = messages
             .iter()
             .flat_map(|m| &m.attributes)
@@ -180,8 +181,12 @@ const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6]
 const ALL_TABLES: u8 = 0;
 
 /// What both kinds of looks begin with; the routes of one table, or of all.
-async fn devices_addresses_routes(handle: &Handle, table: u8) -> io::Result<(HostState, Names)> {
-    let (links, names) = links(handle).await?;
+async fn devices_addresses_routes(
+    handle: &Handle,
+    traffic: Traffic,
+    table: u8,
+) -> io::Result<(HostState, Names)> {
+    let (links, names) = links(handle, traffic).await?;
     let mut state = HostState {
         links,
         ..HostState::default()
@@ -250,8 +255,21 @@ async fn neighbours(
     Ok(())
 }
 
-async fn link_messages(handle: &Handle) -> io::Result<Vec<LinkMessage>> {
-    let messages = dump("devices", Message::GetLink(LinkMessage::default()), handle).await?;
+/// Whether devices are read with what they have sent and received: that is a
+/// third of what the kernel says of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Traffic {
+    Counted,
+    Left,
+}
+
+async fn link_messages(handle: &Handle, traffic: Traffic) -> io::Result<Vec<LinkMessage>> {
+    let mut question = LinkMessage::default();
+    if traffic == Traffic::Left {
+        let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+        question.attributes.push(mask);
+    }
+    let messages = dump("devices", Message::GetLink(question), handle).await?;
     let links = messages.into_iter().filter_map(|m| match m {
         Message::NewLink(link) => Some(link),
         _ => None,
@@ -259,8 +277,8 @@ async fn link_messages(handle: &Handle) -> io::Result<Vec<LinkMessage>> {
     Ok(links.collect())
 }
 
-async fn links(handle: &Handle) -> io::Result<(Vec<Link>, Names)> {
-    let messages = link_messages(handle).await?;
+async fn links(handle: &Handle, traffic: Traffic) -> io::Result<(Vec<Link>, Names)> {
+    let messages = link_messages(handle, traffic).await?;
     let mut names = Names::default();
     for message in &messages {
         if let Some(name) = read::link_name(message) {

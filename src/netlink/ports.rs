@@ -6,7 +6,7 @@ use std::io;
 use macaddr::MacAddr6;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use nix::unistd::{Gid, Uid};
 
@@ -207,6 +207,7 @@ fn join(taps: &[(IfName, u32)], bridge: &IfName, options: &TapOptions) -> Result
     if !mark.is_empty() {
         attributes.push(LinkAttribute::IfAlias(mark.to_string()));
     }
+    change_each(taps, "quieten", dormant)?;
     let set = |tap: u32, attributes: Vec<LinkAttribute>, up: bool| {
         let mut message = write::link(tap);
         message.attributes = attributes;
@@ -238,6 +239,20 @@ fn join(taps: &[(IfName, u32)], bridge: &IfName, options: &TapOptions) -> Result
         }
     }
     change_each(taps, "set up", |tap| set(tap, Vec::new(), true))
+}
+
+/// A new device counts as one that works until linkwatch has looked at it, and
+/// each port that works and joins has the bridge go through all of its ports
+/// and set their timers (`br_stp_enable_port()` -> `br_port_state_selection()`,
+/// net/bridge/br_stp.c): a thousand times a thousand. Nobody is attached to
+/// these TAPs. Dormant they join without that; the carrier, when somebody
+/// attaches, makes them work (`rfc2863_policy()`, net/core/link_watch.c).
+fn dormant(tap: u32) -> Message {
+    let state = LinkAttribute::OperState(State::Dormant);
+    (
+        RouteNetlinkMessage::SetLink(write::link_with(tap, state)).into(),
+        0,
+    )
 }
 
 fn isolate(tap: u32) -> Message {
