@@ -69,10 +69,11 @@ fn defaults(machine: &mut Whole, dev: &str) -> Vec<String> {
 
 /// What the administrator has written, and which units there are. A dhclient
 /// that was given the NIC back runs in a unit of its own, in place of that of
-/// whoever had started it.
+/// whoever had started it. Of the loopback NetworkManager keeps a profile by
+/// itself when it is started anew.
 fn configuration(machine: &mut Whole) -> String {
     machine.sh(
-        "find /etc/NetworkManager /etc/systemd /etc/network /run/systemd/network /run/NetworkManager/system-connections /etc/resolv.conf -type f -exec cksum {} + 2>/dev/null | sort
+        "find /etc/NetworkManager /etc/systemd /etc/network /run/systemd/network /run/NetworkManager/system-connections /etc/resolv.conf -type f ! -name lo.nmconnection -exec cksum {} + 2>/dev/null | sort
          readlink /etc/resolv.conf || true
          systemctl list-units --plain --no-legend --type=service --state=running | cut -d' ' -f1 | grep -v -e hostnamed -e dispatcher -e ^vmbr-dhclient | sort",
     )
