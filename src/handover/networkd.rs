@@ -245,6 +245,7 @@ impl Handover for NetworkdHold {
     fn to_uplink(&self, record: &Record) -> Result<Vec<String>, HandoverError> {
         let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
         sight::unmute(uplink);
+        let _ = fs::remove_file(unfinished(&self.keep()));
         let is_one_of = |states: &[&str]| admin_state(uplink).is_some_and(|is| states.contains(&is.as_str()));
         // It may be learning the device anew just now.
         until(TAKEN, || !is_one_of(&["pending", "initialized", "linger"]));
@@ -346,8 +347,7 @@ fn write_file(path: &Path, text: &str) -> Result<(), HandoverError> {
     }
     let directory = path.parent().unwrap_or(Path::new(DIRECTORY));
     make_directory(directory)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = directory.join(format!(".{name}.new"));
+    let new = unfinished(path);
     let write = || {
         let _ = fs::remove_file(&new);
         let mut file = OpenOptions::new()
@@ -364,6 +364,13 @@ fn write_file(path: &Path, text: &str) -> Result<(), HandoverError> {
     write().map_err(fail)
 }
 
+/// The name of a file that is not whole yet. networkd reads none that begins
+/// so.
+fn unfinished(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.new"))
+}
+
 fn make_directory(path: &Path) -> Result<(), HandoverError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
     made.map_err(|what| {
@@ -377,6 +384,8 @@ fn make_directory(path: &Path) -> Result<(), HandoverError> {
 /// Removes a file, and its directory where nothing else is in it; false where
 /// there was none.
 fn remove(path: &Path) -> Result<bool, HandoverError> {
+    // What a vmbr has left that was killed while it wrote.
+    let _ = fs::remove_file(unfinished(path));
     if !fs::exists(path).unwrap_or(true) {
         return Ok(false);
     }

@@ -121,6 +121,12 @@ impl Server {
         text.lines().filter_map(read).collect()
     }
 
+    /// Who has leased what: all that it knows of a client but the end.
+    pub fn clients(&self) -> Vec<Leased> {
+        let known = |lease: Leased| Leased { end: 0, ..lease };
+        self.leases().into_iter().map(known).collect()
+    }
+
     /// The lease of one address.
     pub fn lease(&self, address: &str) -> Leased {
         let mut all = self.leases().into_iter();
