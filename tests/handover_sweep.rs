@@ -195,7 +195,10 @@ impl Held {
         if ended.status.code() == Some(0) {
             Ok(())
         } else {
-            Err(format!("vmbr {}: {ended:?}", args.join(" ")))
+            let said = self.machine.said();
+            let last: Vec<&str> = said.lines().rev().take(40).collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            Err(format!("vmbr {}: {ended:?}; {}", args.join(" "), last.join("\n")))
         }
     }
 
