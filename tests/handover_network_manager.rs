@@ -137,10 +137,8 @@ impl Site {
 
     /// What is the same on the bridge and on the NIC.
     fn sameness(&self) -> (Vec<Leased>, String, String) {
-        let mut leases = self.server.leases();
-        leases.iter_mut().for_each(|lease| lease.end = 0);
         (
-            leases,
+            self.server.clients(),
             self.machine.sh("cat /etc/resolv.conf"),
             self.machine.sh(&format!("cat {PROFILE}")),
         )

@@ -23,8 +23,7 @@ use common::wait_until;
 use host::Host;
 use lease::{Monitor, Server, Stream};
 use networkd::{
-    DHCP, DHCP4, OWN, STATIC, address, clients, configured, defaults, files, host, managed, nothing_went,
-    told, valid,
+    DHCP, DHCP4, OWN, STATIC, address, configured, defaults, files, host, managed, nothing_went, told, valid,
 };
 
 #[test]
@@ -40,7 +39,7 @@ fn a_lease_moves_to_the_bridge_and_back() {
     let untouched = machine.sh(etc);
     let local = address(&host, "eth0");
     let before = host.state();
-    let known = clients(&server);
+    let known = server.clients();
     let dns = told(&machine, "eth0", "DNS");
     assert!(dns.contains("192.0.2.1") && dns.contains("2001:db8::1"), "{dns}");
 
@@ -66,7 +65,7 @@ fn a_lease_moves_to_the_bridge_and_back() {
     for family in ["-4", "-6"] {
         assert_eq!(defaults(&host, family), [("br0".to_owned(), 100)]);
     }
-    assert_eq!(clients(&server), known);
+    assert_eq!(server.clients(), known);
     // The new lease's, or for ever: what it keeps has no end to networkd.
     let of_lease = |address: &str| valid(&host, "br0", address);
     assert!(of_lease(&local) > 100, "{}", of_lease(&local));
@@ -84,7 +83,7 @@ fn a_lease_moves_to_the_bridge_and_back() {
     stream.assert_lost_at_most(1);
     nothing_went(&monitor.end(), "eth0");
     assert_eq!(address(&host, "eth0"), local);
-    assert_eq!(clients(&server), known);
+    assert_eq!(server.clients(), known);
     assert_eq!(told(&machine, "eth0", "DNS"), dns);
     assert_eq!(files(&machine), format!("./{OWN} "));
     assert_eq!(machine.sh(etc), untouched);
@@ -257,7 +256,7 @@ fn killed_in_the_middle_the_watchdog_gives_the_nic_back() {
     let server = Server::start(&host.lan);
     let machine = managed(&host, DHCP4);
     let local = address(&host, "eth0");
-    let known = clients(&server);
+    let known = server.clients();
     let before = host.state();
     let stream = Stream::start(&host.ns, &["192.0.2.1"]);
     // It waits for the lease.
@@ -280,7 +279,7 @@ fn killed_in_the_middle_the_watchdog_gives_the_nic_back() {
         "test -s /run/systemd/netif/leases/{}",
         before.link("eth0")["ifindex"]
     ));
-    assert_eq!(clients(&server), known);
+    assert_eq!(server.clients(), known);
     assert_eq!(defaults(&host, "-4"), [("eth0".to_owned(), 100)]);
 }
 

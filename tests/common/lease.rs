@@ -76,7 +76,20 @@ impl Server {
 
     /// The same, with arguments that it had not before.
     pub fn go_on_with(&self, more: &[&str]) {
-        let range = format!("--dhcp-range=192.0.2.100,192.0.2.110,{LEASE}");
+        let all: Vec<&str> = self.more.iter().map(String::as_str).collect();
+        self.run("192.0.2.100,192.0.2.110", &[all.as_slice(), more].concat());
+    }
+
+    /// In its place, one that knows nothing of its leases, refuses them, and
+    /// has these addresses to give.
+    pub fn replace(&self, range: &str, more: &[&str]) {
+        self.fall_silent();
+        self.machine.sh("rm -f /run/leases");
+        self.run(range, more);
+    }
+
+    fn run(&self, range: &str, more: &[&str]) {
+        let range = format!("--dhcp-range={range},{LEASE}");
         let mut words = vec![
             "--no-ping",
             "--dhcp-authoritative",
@@ -90,7 +103,6 @@ impl Server {
             "--pid-file=/run/dnsmasq.pid",
         ];
         words.push(&range);
-        words.extend(self.more.iter().map(String::as_str));
         words.extend(more);
         self.machine.start("dnsmasq", &words);
         self.machine.until("grep -q :0043 /proc/net/udp");
