@@ -207,6 +207,29 @@ fn a_networkd_that_is_silent_at_the_end_takes_the_nic_later() {
     assert_eq!(files(&machine), format!("./{OWN} "));
 }
 
+/// A networkd that does not answer the watchdog either is asked again, without
+/// anybody's doing.
+#[test]
+#[ignore = "waits for a networkd that does not answer, ten seconds"]
+fn a_networkd_that_wakes_later_is_given_the_nic_by_the_watchdog() {
+    let host = host();
+    let _server = Server::start(&host.lan);
+    let machine = managed(&host, DHCP4);
+    let local = address(&host, "eth0");
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    machine.sh("kill -STOP $(pidof systemd-networkd)");
+    let stream = Stream::start(&host.ns, &["192.0.2.1"]);
+    let down = machine.vmbr(&host, &["down"]);
+    assert_eq!(down.code(), 4, "{down:?}");
+    // The watchdog's own first try is over, too.
+    sleep(seconds(4));
+    machine.sh("kill -CONT $(pidof systemd-networkd)");
+    machine.until(&format!("! ls {}/*/br0.json", host.records().display()));
+    configured(&machine, "eth0");
+    stream.assert_lost_at_most(1);
+    assert_eq!(address(&host, "eth0"), local);
+}
+
 /// Starts `vmbr ARGS`, kills it after a time, and waits until the watchdog has
 /// done its work. Whether it had ended by itself.
 fn killed_after(machine: &Machine, host: &Host, args: &[&str], delay: Duration) -> bool {

@@ -55,6 +55,12 @@ const NETWORKD: Manager = Manager {
     name: "networkd",
     start: |host| {
         let machine = networkd::managed(host, networkd::DHCP);
+        // To networkd a device that udev does not know is not there yet, and
+        // each change makes one.
+        machine.sh("
+            for index in $(seq 61 2000); do
+                printf 'I:1\\nE:ID_NET_NAME=x\\nV:1\\n' >/run/udev/data/n$index
+            done");
         machine.until("ip -6 addr show dev eth0 | grep -q /128");
         machine.until("ip -6 route show default | grep -q 'proto ra'");
         machine.until("! ip addr show dev eth0 | grep -q tentative");
@@ -195,11 +201,15 @@ impl Held {
         if ended.status.code() == Some(0) {
             Ok(())
         } else {
-            let said = self.machine.said();
-            let last: Vec<&str> = said.lines().rev().take(40).collect();
-            let last: Vec<&str> = last.into_iter().rev().collect();
-            Err(format!("vmbr {}: {ended:?}; {}", args.join(" "), last.join("\n")))
+            Err(format!("vmbr {}: {ended:?}; {}", args.join(" "), self.heard()))
         }
+    }
+
+    /// The last that who has the lease has said.
+    fn heard(&self) -> String {
+        let said = self.machine.said();
+        let lines: Vec<&str> = said.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
     fn bring_to(&self, whole: Whole) -> Result<(), String> {
@@ -278,9 +288,13 @@ impl Held {
             Whole::Bridge => ("br0", self.manager.on_bridge, "settled"),
             Whole::Nic => ("eth0", self.manager.on_nic, "none"),
         };
-        let records = records(&self.host);
+        let records = progress(&self.host);
         if records != record {
-            return Err(format!("{whole:?}, but the record says {records}"));
+            let why = self.vmbr(&["recover"]);
+            return Err(format!(
+                "{whole:?}, but the record says {records}; recover: {why:?}; {}",
+                self.heard()
+            ));
         }
         let holds = || {
             run(self.machine.command("sh").args(["-ec", script]))
@@ -363,7 +377,7 @@ fn carried(host: &Host, device: &str) -> String {
 }
 
 /// What the host's record says of its progress; "none" where there is none.
-fn records(host: &Host) -> String {
+fn progress(host: &Host) -> String {
     for directory in std::fs::read_dir(host.records()).unwrap().flatten() {
         for entry in std::fs::read_dir(directory.path())
             .into_iter()

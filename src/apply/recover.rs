@@ -124,8 +124,18 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
         handover::arrange_back(record, plan);
         remove(plan, record, &live);
     };
+    // It goes last, or was not made yet: whoever has the uplink may have been
+    // given it before, and have renewed its lease there, or got another.
+    let moved = live.link(&record.bridge.name).is_none() && !record.holds.is_empty();
+    let lead = || {
+        if moved {
+            migrate::complete(&target, &adjust)
+        } else {
+            migrate::reach(&target, None, &adjust, &mut || Ok(()), &mut |_| {})
+        }
+    };
     let mut attempt = 1;
-    while let Err(error) = migrate::reach(&target, None, &adjust, &mut || Ok(()), &mut |_| {}) {
+    while let Err(error) = lead() {
         if attempt == TRIES {
             go_on(record);
             return Err(RecoverError::Failed(error));
