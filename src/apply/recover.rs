@@ -124,8 +124,7 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
         handover::arrange_back(record, plan);
         remove(plan, record, &live);
     };
-    // It goes last, or was not made yet: whoever has the uplink may have been
-    // given it before, and have renewed its lease there, or got another.
+    // Whoever has the uplink again may change it at any time.
     let moved = live.link(&record.bridge.name).is_none() && !record.holds.is_empty();
     let lead = || {
         if moved {
