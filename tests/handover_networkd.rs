@@ -112,10 +112,9 @@ fn a_file_for_every_device_does_not_get_the_bridge() {
         "[Match]\\nName=*\\n[Network]\\nDHCP=ipv4\\nLinkLocalAddressing=no\\n",
     );
     let local = address(&host, "eth0");
-    // An address that went and came would be a hundred.
     let stream = Stream::start(&host.ns, &["192.0.2.1"]);
     machine.vmbr(&host, &["up", "eth0"]).ok();
-    stream.assert_lost_at_most(10);
+    stream.assert_lost_at_most(1);
     assert_eq!(address(&host, "br0"), local);
     let file = told(&machine, "br0", "NETWORK_FILE");
     assert!(file.ends_with("/00-vmbr-br0.network"), "{file}");
@@ -125,7 +124,7 @@ fn a_file_for_every_device_does_not_get_the_bridge() {
     assert!(said.contains("br0: Reconfiguring with"), "{said}");
     let stream = Stream::start(&host.ns, &["192.0.2.1"]);
     machine.vmbr(&host, &["down"]).ok();
-    stream.assert_lost_at_most(10);
+    stream.assert_lost_at_most(1);
     assert_eq!(address(&host, "eth0"), local);
     assert_eq!(files(&machine), format!("./{OWN} "));
 }
@@ -156,7 +155,7 @@ fn others_of_the_same_file_are_let_alone() {
         machine.vmbr(&host, &["recover"]).ok();
         configured(&machine, "eth0");
         sleep(Duration::from_secs(1));
-        stream.assert_lost_at_most(10);
+        stream.assert_lost_at_most(1);
         assert_eq!(others(), before);
         let file = told(&machine, "eth0", "NETWORK_FILE");
         assert!(file.ends_with("/00-vmbr-eth0.network"), "{file}");
@@ -367,7 +366,7 @@ fn one_that_would_not_leads_everything_back() {
         "{}",
         up.stderr
     );
-    stream.assert_lost_at_most(2);
+    stream.assert_lost_at_most(1);
     machine.sh("umount /run/systemd/network");
     assert_eq!(defaults(&host, "-4"), [("eth0".to_owned(), 100)]);
     let changes = before.changes(&host.state());

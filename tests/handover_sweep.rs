@@ -16,6 +16,8 @@ mod host;
 mod lease;
 #[path = "common/machine.rs"]
 mod machine;
+#[path = "common/network_manager.rs"]
+mod network_manager;
 #[path = "common/networkd.rs"]
 mod networkd;
 #[path = "common/pulse.rs"]
@@ -45,6 +47,8 @@ const SETTLED: Duration = Duration::from_secs(15);
 /// the network: scripts for `sh -e`.
 struct Manager {
     name: &'static str,
+    /// What sets the NIC up.
+    up: &'static str,
     start: fn(&Host) -> Machine,
     both: bool,
     on_nic: &'static str,
@@ -53,6 +57,7 @@ struct Manager {
 
 const NETWORKD: Manager = Manager {
     name: "networkd",
+    up: "ip link set eth0 up",
     start: |host| {
         let machine = networkd::managed(host, networkd::DHCP);
         // To networkd a device that udev does not know is not there yet, and
@@ -83,6 +88,7 @@ const NETWORKD: Manager = Manager {
 
 const DHCLIENT: Manager = Manager {
     name: "dhclient",
+    up: "ip link set eth0 up",
     start: |host| {
         let machine = Machine::new(&host.ns);
         machine.sh("dhclient -4 eth0");
@@ -102,6 +108,7 @@ const DHCLIENT: Manager = Manager {
 
 const KEEPER: Manager = Manager {
     name: "keeper",
+    up: "ip link set eth0 up",
     start: |host| udhcpc::ask(host, &[]).0,
     both: false,
     on_nic: "
@@ -110,6 +117,22 @@ const KEEPER: Manager = Manager {
     on_bridge: "
         test $(ps -C busybox -o stat= | cut -c1) = T
         test $(pgrep -cf '[k]eeper --bridge br0') = 2",
+};
+
+const NETWORK_MANAGER: Manager = Manager {
+    name: "network-manager",
+    up: network_manager::UP,
+    start: |host| network_manager::managed(host, "method=auto", "method=auto"),
+    both: true,
+    on_nic: "
+        nmcli -t device >/run/seen
+        grep -q '^eth0:ethernet:connected:wired$' /run/seen
+        ! grep -q br0 /run/seen
+        ! nmcli -t -f NAME connection | grep -q br0",
+    on_bridge: "
+        nmcli -t device >/run/seen
+        grep -q '^br0:bridge:connected:vmbr br0$' /run/seen
+        grep -q '^eth0:ethernet:unmanaged:' /run/seen",
 };
 
 /// A host whose address is leased, and what it was.
@@ -127,7 +150,7 @@ struct Held {
 
 impl Held {
     fn new(manager: &'static Manager) -> Self {
-        let host = Host::new("sweep", "ip link set eth0 up");
+        let host = Host::new("sweep", manager.up);
         let server = if manager.both {
             Server::both(&host.lan)
         } else {
@@ -488,35 +511,47 @@ fn sweep(manager: &'static Manager, name: &str, which: Which, alone: bool) {
 
 #[test]
 fn killed_anywhere_networkd_has_what_carries_the_network() {
-    sweep(&NETWORKD, "sample", Which::Sample(3), false);
+    sweep(&NETWORKD, "sample", Which::Sample(2), false);
+}
+
+#[test]
+fn killed_anywhere_network_manager_has_what_carries_the_network() {
+    sweep(&NETWORK_MANAGER, "sample", Which::Sample(2), false);
 }
 
 #[test]
 fn killed_anywhere_one_dhclient_has_what_carries_the_network() {
-    sweep(&DHCLIENT, "sample", Which::Sample(3), false);
+    sweep(&DHCLIENT, "sample", Which::Sample(2), false);
 }
 
 #[test]
 fn killed_anywhere_the_lease_has_one_client() {
-    sweep(&KEEPER, "sample", Which::Sample(3), false);
+    sweep(&KEEPER, "sample", Which::Sample(2), false);
 }
 
 #[test]
-#[ignore = "every moment of every hand-over of networkd, an hour"]
+#[ignore = "every moment of every hand-over of networkd, twenty minutes"]
 fn killed_at_every_call_networkd_has_what_carries_the_network() {
     sweep(&NETWORKD, "untouched", Which::All, false);
     sweep(&NETWORKD, "recover", Which::Before, true);
 }
 
 #[test]
-#[ignore = "every moment of every hand-over of dhclient, an hour"]
+#[ignore = "every moment of every hand-over of NetworkManager, half an hour"]
+fn killed_at_every_call_network_manager_has_what_carries_the_network() {
+    sweep(&NETWORK_MANAGER, "untouched", Which::Before, false);
+    sweep(&NETWORK_MANAGER, "recover", Which::Before, true);
+}
+
+#[test]
+#[ignore = "every moment of every hand-over of dhclient, a quarter of an hour"]
 fn killed_at_every_call_one_dhclient_has_what_carries_the_network() {
     sweep(&DHCLIENT, "untouched", Which::All, false);
     sweep(&DHCLIENT, "recover", Which::Before, true);
 }
 
 #[test]
-#[ignore = "every moment of every hand-over to the lease keeper, an hour"]
+#[ignore = "every moment of every hand-over to the lease keeper, a quarter of an hour"]
 fn killed_at_every_call_the_lease_has_one_client() {
     sweep(&KEEPER, "untouched", Which::All, false);
     sweep(&KEEPER, "recover", Which::Before, true);
