@@ -53,7 +53,13 @@ fn a_lease_moves_to_the_bridge_and_back() {
     let monitor = Monitor::start(&host.ns);
     let up = machine.vmbr(&host, &["up", "eth0"]);
     assert_eq!(up.code(), 0, "{up:?}");
-    assert!(!up.stderr.contains("warning"), "{}", up.stderr);
+    // But of a kernel that cannot keep guests from the host's client.
+    let mut lines = up.stderr.lines().filter(|line| line.contains("warning"));
+    assert!(
+        lines.all(|line| line.contains("a guest on br0 could")),
+        "{}",
+        up.stderr
+    );
     sleep(Duration::from_secs(2));
     stream.assert_lost_at_most(1);
     nothing_went(&monitor.end(), "br0");

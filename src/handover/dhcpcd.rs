@@ -37,8 +37,6 @@ const TICK: Duration = Duration::from_millis(20);
 const START: Duration = Duration::from_millis(500);
 /// How long dhcpcd asks for an old lease before it gives it up, in seconds.
 const REBOOT: u32 = 5;
-/// `RTPROT_DHCP` of include/uapi/linux/rtnetlink.h.
-const DHCP: u8 = 16;
 /// The metric of its routes is this and the number of the device, unless it is
 /// told another (`if_metric` of its if.c).
 const METRIC: u32 = 1000;
@@ -308,7 +306,7 @@ fn metric(record: &Record) -> u32 {
             .filter(move |r| r.protocol == protocol);
         routes.find_map(|route| (route.metric != 0 && route.metric != METRIC_USER_V6).then_some(route.metric))
     };
-    of(DHCP)
+    of(protocol::DHCP)
         .or_else(|| of(protocol::RA))
         .unwrap_or(METRIC + record.uplink.index)
 }
