@@ -171,6 +171,43 @@ fn ifupdown_s_dhclient_moves_and_is_ifupdown_s_again() {
     assert!(site.defaults().contains("metric 55"));
 }
 
+/// What a dry run shows is what a person can type, and it moves the client.
+fn typed(start: &str, program: &str) {
+    let site = Site::new();
+    site.machine.sh(start);
+    let address = site.address("eth0");
+    let leased = site.leased(&address);
+    let shown = site.machine.vmbr(&site.host, &["up", "eth0", "--dry-run"]).ok();
+    let before = site.machine.sh(&format!("ps -C {program} -o stat=,pid="));
+    // A kernel may not know the word for a bridge.
+    let mut lines: Vec<&str> = shown.lines().filter(|line| !line.contains("ibrname")).collect();
+    for word in ["pkill", "echo "] {
+        assert!(!shown.contains(word), "{shown}");
+    }
+    lines.insert(0, "set -x");
+    // What is killed takes a moment to be gone; a person does, too.
+    site.machine.sh(&lines.join("\nsleep 0.1\n"));
+    assert_eq!(site.address("br0"), address, "{shown}");
+    assert_eq!(site.leased(&address), leased);
+    site.machine.until("ip -4 route show default | grep -q 'dev br0'");
+    // Another one: dhcpcd in the background does not say by what it was started.
+    let now = format!("ps -C {program} -o stat=,pid= | grep -v ^Z");
+    let number = before.split_whitespace().nth(1).unwrap();
+    site.machine
+        .until(&format!("test $({now} | wc -l) = 1; ! {now} | grep -qw {number}"));
+}
+
+#[test]
+fn what_a_dry_run_shows_of_dhclient_can_be_typed() {
+    typed(DHCLIENT, "dhclient");
+}
+
+#[test]
+#[ignore = "dhcpcd takes ten seconds for a lease"]
+fn what_a_dry_run_shows_of_dhcpcd_can_be_typed() {
+    typed(DHCPCD, "dhcpcd");
+}
+
 /// A server that does not answer at the hand-over: told of, and the address
 /// stays until the client knows better.
 #[test]

@@ -34,6 +34,7 @@ pub mod service;
 mod shelter;
 
 use std::fmt;
+use std::path::Path;
 
 use crate::plan::hold::Hold;
 use crate::plan::{Plan, Record};
@@ -103,6 +104,16 @@ impl fmt::Display for HandoverError {
 }
 
 impl std::error::Error for HandoverError {}
+
+/// The command that a person would type to write a file, its comments aside.
+fn written(text: &str, path: &Path) -> String {
+    let lines: Vec<String> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
+        .map(|line| format!("'{}'", line.replace('\'', r"'\''")))
+        .collect();
+    format!("printf '%s\\n' {} >'{}'", lines.join(" "), path.display())
+}
 
 /// What went wrong and what to do about it, in one sentence.
 pub fn sentence(errors: &[HandoverError]) -> String {

@@ -52,7 +52,7 @@ use crate::owners::{file, network_file};
 use crate::plan::hold::NetworkdHold;
 use crate::plan::{Plan, Record};
 
-use super::{Handover, HandoverError};
+use super::{Handover, HandoverError, written};
 
 const DIRECTORY: &str = "/run/systemd/network";
 /// The drop-in that has it keep what it finds on the uplink.
@@ -135,15 +135,7 @@ impl Handover for NetworkdHold {
     }
 
     fn commands(&self, record: &Record) -> Vec<String> {
-        let print = |text: &str, device: &IfName| {
-            let lines: Vec<String> = text
-                .lines()
-                .filter(|line| !line.is_empty() && !line.starts_with('#'))
-                .map(|line| format!("'{}'", line.replace('\'', r"'\''")))
-                .collect();
-            let path = self.path(device);
-            format!("printf '%s\\n' {} >'{}'", lines.join(" "), path.display())
-        };
+        let print = |text: &str, device: &IfName| written(text, &self.path(device));
         let reload = || "networkctl reload".to_owned();
         vec![
             print(&self.for_bridge(record), &record.bridge.name),

@@ -311,7 +311,7 @@ mod tests {
         // Another lease; and IPv6 is not there yet.
         let now = network(&[new.clone(), link]);
         assert_eq!(record.unless_there(&now), network(&[v6.clone(), new]));
-        let now = network(&[v6.clone()]);
+        let now = network(std::slice::from_ref(&v6));
         assert_eq!(record.unless_there(&now), network(&[old, v6]));
     }
 
