@@ -135,6 +135,36 @@ fn a_file_for_every_device_does_not_get_the_bridge() {
     assert_eq!(files(&machine), format!("./{OWN} "));
 }
 
+/// What only root and networkd may read others cannot read elsewhere either,
+/// while the bridge stands and after it.
+#[test]
+fn what_is_secret_in_its_files_stays_so() {
+    for name in ["eth0", "eth*"] {
+        let host = host();
+        let _server = Server::start(&host.lan);
+        let machine = managed(
+            &host,
+            &format!(
+                "[Match]\\nName={name}\\n[Network]\\nDHCP=ipv4\\nLinkLocalAddressing=no\\nAddress=198.51.100.7/24\\n\
+                 [DHCPv4]\\nSendOption=90:string:Password\\n"
+            ),
+        );
+        machine.sh(&format!(
+            "chmod 640 /run/systemd/network/{OWN}; chgrp systemd-network /run/systemd/network/{OWN}"
+        ));
+        let records = host.records().display().to_string();
+        let shown = || machine.sh(&format!("grep -rl Password /run {records} || :"));
+        let readable = format!(
+            "find /run {records} -type f -perm /o+r -exec grep -l Password {{}} + || :; grep -rl Password {records} || :"
+        );
+        machine.vmbr(&host, &["up", "eth0"]).ok();
+        assert!(shown().contains("00-vmbr-br0.network"), "{}", shown());
+        assert_eq!(machine.sh(&readable), "", "{name}");
+        machine.vmbr(&host, &["down"]).ok();
+        assert_eq!(shown().trim(), format!("/run/systemd/network/{OWN}"), "{name}");
+    }
+}
+
 /// Other devices that the same file configures are let alone, also where
 /// networkd has to be told to keep what is on the NIC.
 #[test]

@@ -85,6 +85,12 @@ impl NetworkdHold {
         Path::new(DIRECTORY).join(directory).join(KEEP)
     }
 
+    /// What the uplink's own file is to say on the way back, out of networkd's
+    /// sight.
+    fn kept(&self, uplink: &IfName) -> PathBuf {
+        self.path(uplink).with_extension("kept")
+    }
+
     /// The bridge's file.
     fn for_bridge(&self, record: &Record) -> String {
         let bridge = &record.bridge.name;
@@ -175,6 +181,9 @@ impl Handover for NetworkdHold {
                 "choose another name: --bridge; or have networkd make that bridge: 'networkctl reload'",
             ));
         }
+        if let Some(own) = &self.own {
+            write_file(&self.kept(&record.uplink.name), own)?;
+        }
         let grabs = |path: &PathBuf| {
             let text = fs::read_to_string(path);
             text.is_ok_and(|text| network_file::may_match(&text, bridge))
@@ -235,6 +244,17 @@ impl Handover for NetworkdHold {
     }
 
     fn to_uplink(&self, record: &Record) -> Result<Vec<String>, HandoverError> {
+        let kept = self.kept(&record.uplink.name);
+        let own = file::read(&kept, None).map(|kept| kept.text());
+        let warnings = self.give_back(record, own.or_else(|| self.own.clone()))?;
+        remove(&kept)?;
+        Ok(warnings)
+    }
+}
+
+impl NetworkdHold {
+    /// Gives it the uplink; `own` is what a file of the uplink's own says.
+    fn give_back(&self, record: &Record, own: Option<String>) -> Result<Vec<String>, HandoverError> {
         let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
         sight::unmute(uplink);
         let _ = fs::remove_file(unfinished(&self.keep()));
@@ -246,7 +266,7 @@ impl Handover for NetworkdHold {
         let told_of = remove(&self.path(bridge))?;
         let path = self.path(uplink);
         let keeps = let_go && knows_what_is_there(uplink);
-        let told_of = match &self.own {
+        let told_of = match own {
             Some(own) if keeps => {
                 write_file(&path, &format!("{OWN_TEXT}{own}"))?;
                 true
