@@ -9,17 +9,42 @@ use std::sync::{Arc, Mutex};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
-use crate::common::Namespace;
+use crate::common::{Namespace, wait_until};
 
-/// A question every ten milliseconds, and when its answers came.
+/// A question every ten milliseconds, to the host and to the one who asks:
+/// where that one is silent, too, it is the machine that stands still.
 pub struct Pulse {
-    ping: Child,
-    heard: Arc<Mutex<Vec<Instant>>>,
+    host: Beat,
+    control: Beat,
 }
 
 impl Pulse {
     /// Begins to ask from a namespace, and waits for the first answer.
     pub fn start(ns: &Namespace, to: &str) -> Self {
+        Self {
+            host: Beat::start(ns, to),
+            control: Beat::start(ns, "127.0.0.1"),
+        }
+    }
+
+    /// The longest time without an answer since `from`, up to now, less what
+    /// the machine was at a stand for. What was before that is forgotten.
+    pub fn longest_silence(&self, from: Instant) -> Duration {
+        // One that is on its way comes.
+        sleep(Duration::from_millis(30));
+        let control = self.control.longest_silence(from);
+        self.host.longest_silence(from).saturating_sub(control)
+    }
+}
+
+/// The answers of one.
+struct Beat {
+    ping: Child,
+    heard: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Beat {
+    fn start(ns: &Namespace, to: &str) -> Self {
         let mut command = ns.command("stdbuf");
         command
             .args(["-oL", "ping", "-n", "-i", "0.01", to])
@@ -37,20 +62,16 @@ impl Pulse {
                 }
             }
         });
-        let pulse = Self { ping, heard };
-        let answered = || !pulse.heard.lock().unwrap().is_empty();
+        let beat = Self { ping, heard };
+        let answered = || !beat.heard.lock().unwrap().is_empty();
         assert!(
-            crate::common::wait_until(Duration::from_secs(5), answered),
+            wait_until(Duration::from_secs(5), answered),
             "{to} does not answer"
         );
-        pulse
+        beat
     }
 
-    /// The longest time without an answer since `from`, up to now. What was
-    /// before that is forgotten.
-    pub fn longest_silence(&self, from: Instant) -> Duration {
-        // One that is on its way comes.
-        sleep(Duration::from_millis(30));
+    fn longest_silence(&self, from: Instant) -> Duration {
         let mut heard = self.heard.lock().unwrap();
         let since = heard.iter().filter(|at| **at > from).copied();
         let mut longest = Duration::ZERO;
@@ -64,7 +85,7 @@ impl Pulse {
     }
 }
 
-impl Drop for Pulse {
+impl Drop for Beat {
     fn drop(&mut self) {
         let _ = self.ping.kill();
         let _ = self.ping.wait();
