@@ -168,19 +168,8 @@ fn command_and_watchdog_are_killed_while_it_waits() {
     let mut waiting = Waiting::new("both-killed", 30);
     let watchdogs = waiting.watchdogs();
     assert!(!watchdogs.is_empty(), "no watchdog holds the deadline");
-    for pid in &watchdogs {
-        kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap();
-    }
-    waiting.up.kill().unwrap();
+    waiting.victim.kill_all();
     waiting.up.wait().unwrap();
-    // On a busy machine they take a moment to die.
-    let is_gone = |pid: &i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
-        matches!(state, None | Some(b'Z' | b'X'))
-    };
-    let gone = || watchdogs.iter().all(is_gone);
-    assert!(wait_until(std::time::Duration::from_secs(5), gone), "they live");
     waiting.victim.vmbr(&["recover"], &[0]).unwrap();
     assert_eq!(waiting.victim.is_back(), Ok(Whole::Nic));
     waiting.victim.vmbr(&["recover"], &[0]).unwrap();
@@ -308,9 +297,8 @@ fn status_and_the_log_say_when_and_why() {
     let mut killed = up(&["--confirm=30"]).spawn().unwrap();
     let waits = || state(&victim).as_deref() == Some("awaiting-confirm");
     assert!(wait_until(PATIENCE, waits));
-    for pid in victim.alive() {
-        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-    }
+    // A watchdog that lives leaves `recover` nothing to do.
+    victim.kill_all();
     killed.wait().unwrap();
     victim.vmbr(&["recover"], &[0]).unwrap();
     told("nobody watched whether it was confirmed");

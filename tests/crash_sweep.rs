@@ -11,13 +11,15 @@ mod common;
 mod crash;
 #[path = "common/host.rs"]
 mod host;
+#[path = "common/sweep.rs"]
+mod sweep;
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use common::strike::{Moment, Tracee};
 use common::wait_until;
 use crash::{HOSTILE, LIMIT, ORDINARY, Point, Victim, Whole};
+use sweep::{Summary, moments};
 
 /// What happens after the blow.
 #[derive(Debug, Clone, Copy)]
@@ -44,87 +46,6 @@ const COMMANDS: [(&[&str], Whole); 2] = [(UP, Whole::Nic), (DOWN, Whole::Bridge)
 
 /// How long a host serves before another takes its place.
 const FRESH: Duration = Duration::from_secs(40);
-
-/// What a sweep has found.
-#[derive(Default)]
-struct Summary {
-    blows: usize,
-    missed: usize,
-    failures: Vec<String>,
-    slowest: Duration,
-    to_nic: usize,
-    to_bridge: usize,
-}
-
-impl Summary {
-    fn record(&mut self, what: &str, outcome: Result<Option<(Whole, Duration)>, String>) -> bool {
-        match outcome {
-            Ok(None) => self.missed += 1,
-            Ok(Some((whole, taken))) => {
-                self.blows += 1;
-                self.slowest = self.slowest.max(taken);
-                match whole {
-                    Whole::Nic => self.to_nic += 1,
-                    Whole::Bridge => self.to_bridge += 1,
-                }
-            }
-            Err(why) => {
-                self.blows += 1;
-                self.failures.push(format!("{what}: {why}"));
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Prints it, keeps it in target/ for whoever asks later, and fails where
-    /// anything failed.
-    fn conclude(self, name: &str) {
-        let line = format!(
-            "sweep {name}: {} blows, {} failures; {} ended on the NIC, {} on the bridge; {} not reached; \
-             reachable again after {} ms at most",
-            self.blows,
-            self.failures.len(),
-            self.to_nic,
-            self.to_bridge,
-            self.missed,
-            self.slowest.as_millis()
-        );
-        println!("{line}");
-        let mut text = line.clone();
-        for failure in &self.failures {
-            let _ = write!(text, "\n  {failure}");
-        }
-        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/sweep-{name}.txt"));
-        std::fs::write(&file, format!("{text}\n")).unwrap();
-        assert!(self.blows > self.missed, "{line}");
-        assert!(self.failures.is_empty(), "{text}");
-    }
-}
-
-/// The moments to strike: with `stride` 1 all of them; else every `stride`th,
-/// and always those that matter most.
-fn moments(calls: &[String], stride: usize) -> Vec<Point> {
-    let vital = |call: &str| {
-        ["flip", "set link", "delete link", "rename"]
-            .iter()
-            .any(|v| call.contains(v))
-    };
-    let mut all = Vec::new();
-    for (place, call) in calls.iter().enumerate() {
-        for (side, moment) in [Moment::Before, Moment::After].into_iter().enumerate() {
-            // Nothing comes after the end.
-            let possible = moment == Moment::Before || call != "exit_group";
-            if possible && ((2 * place + side) % stride == 0 || (vital(call) && side == place % 2)) {
-                all.push(Point {
-                    nth: place + 1,
-                    moment,
-                });
-            }
-        }
-    }
-    all
-}
 
 /// Strikes `vmbr ARGS` once and looks what becomes of the host. None where the
 /// command, or what was to be struck next, had ended before.
@@ -207,7 +128,7 @@ fn kill_both(victim: &Victim, tracee: Tracee) -> Instant {
 }
 
 /// One host, both commands, every moment that is chosen.
-fn sweep(name: &str, script: &str, stride: usize, thens: &[Then]) {
+fn sweep_host(name: &str, script: &str, stride: usize, thens: &[Then]) {
     let _alone = crash::alone();
     let mut summary = Summary::default();
     let mut victim = Victim::new(name, script);
@@ -243,25 +164,25 @@ fn sweep(name: &str, script: &str, stride: usize, thens: &[Then]) {
 /// Killed with its watchdog, it is put back by the next command.
 #[test]
 fn killed_with_its_watchdog_the_next_command_mends() {
-    sweep("next-command", ORDINARY, 16, &[Then::Alone(DOWN)]);
+    sweep_host("next-command", ORDINARY, 16, &[Then::Alone(DOWN)]);
 }
 
 /// Killed, it is put back by the watchdog, and nobody need do anything.
 #[test]
 fn killed_anywhere_the_host_comes_back() {
-    sweep("untouched", ORDINARY, 12, &[Then::Untouched]);
+    sweep_host("untouched", ORDINARY, 12, &[Then::Untouched]);
 }
 
 /// Killed with its watchdog, it is put back by `recover`.
 #[test]
 fn killed_with_its_watchdog_recover_mends() {
-    sweep("recover", HOSTILE, 23, &[Then::Alone(RECOVER)]);
+    sweep_host("recover", HOSTILE, 23, &[Then::Alone(RECOVER)]);
 }
 
 /// All of it, on both hosts.
 fn sweep_all(name: &str, then: Then) {
-    sweep(&format!("ordinary-{name}-all"), ORDINARY, 1, &[then]);
-    sweep(&format!("hostile-{name}-all"), HOSTILE, 1, &[then]);
+    sweep_host(&format!("ordinary-{name}-all"), ORDINARY, 1, &[then]);
+    sweep_host(&format!("hostile-{name}-all"), HOSTILE, 1, &[then]);
 }
 
 #[test]
@@ -303,5 +224,5 @@ fn killed_while_it_mends() {
         thens.push(Then::Amid(nth, moment, RECOVER));
         thens.push(Then::TwiceRecovered(nth, moment));
     }
-    sweep("rescuers", ORDINARY, 60, &thens);
+    sweep_host("rescuers", ORDINARY, 60, &thens);
 }

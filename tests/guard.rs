@@ -18,6 +18,8 @@ mod host;
 mod hostile;
 #[path = "common/hostile_ipv6.rs"]
 mod hostile_ipv6;
+#[path = "common/lease.rs"]
+mod lease;
 #[path = "common/machine.rs"]
 mod machine;
 #[path = "common/packets.rs"]
@@ -34,7 +36,8 @@ use common::{Namespace, wait_until};
 use frames::{ALL_NODES, BROADCAST, mac};
 use host::{Host, ping, script_in};
 use hostile::{Case, GUEST, OTHER, UDP, cases, v4, v6};
-use machine::{Machine, dhcp_server};
+use lease::Server;
+use machine::Machine;
 use packets::{ip_frame, ipv4, ipv6, udp};
 use router::Router;
 use taps::{Cable, Ear, Holder};
@@ -224,7 +227,7 @@ fn nobody_takes_a_guarded_mac_away() {
 fn an_honest_guest_has_everything() {
     let host = bridged("honest");
     let _router = Router::start_hasty(&host);
-    let _server = dhcp_server(&host.lan);
+    let _server = Server::start(&host.lan);
     // The leases are 192.0.2.100 to 110; the router's prefix is 2001:db8:a::/64.
     add(&host, "t0", "192.0.2.96/28,2001:db8:a::/64,2001:db8::77");
     let guest = Namespace::new("guest");

@@ -13,6 +13,8 @@ mod host;
 mod lease;
 #[path = "common/machine.rs"]
 mod machine;
+#[path = "common/network_manager.rs"]
+mod network_manager;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -22,15 +24,14 @@ use std::time::{Duration, Instant};
 use host::{Host, ping};
 use lease::{LEASE, Leased, Server, Stream};
 use machine::Machine;
-
-const PROFILE: &str = "/etc/NetworkManager/system-connections/wired.nmconnection";
-const ON_NIC: &str = "nmcli -t device | grep -q '^eth0:ethernet:connected:wired$'";
+use network_manager::{ON_NIC, PROFILE, UP, managed, start};
 
 /// NetworkManager switches IPv6 off and on when it activates a profile; vmbr
-/// puts back what went with it within two milliseconds, on a host that has
-/// something else to do, too, within a hundred. Duplicate address detection
-/// alone would take a second.
-const IPV6_SWITCH: u64 = 100;
+/// puts back what went with it as soon as it has the processor, within two
+/// milliseconds. Duplicate address detection alone would take a second.
+const IPV6_SWITCH: u64 = 3;
+/// How often a busy machine may keep vmbr from it.
+const BUSY: usize = 4;
 
 /// A host whose NIC NetworkManager has configured, and who gave it addresses.
 struct Site {
@@ -44,20 +45,9 @@ struct Site {
 impl Site {
     /// One with this in its profile's parts `ipv4` and `ipv6`.
     fn new(ipv4: &str, ipv6: &str) -> Self {
-        // What the kernel has made of a router's advertisement before it starts
-        // NetworkManager would leave to the kernel.
-        let host = Host::new(
-            "nm",
-            "echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_ra; ip link set eth0 up",
-        );
+        let host = Host::new("nm", UP);
         let server = Server::both(&host.lan);
-        let machine = Machine::with_bus(&host.ns);
-        machine.start_udev();
-        machine.sh(&format!(
-            "printf '[main]\\nplugins=keyfile\\nno-auto-default=*\\n' >/etc/NetworkManager/NetworkManager.conf
-             printf '[connection]\\nid=wired\\nuuid=11111111-2222-3333-4444-555555555555\\ntype=ethernet\\ninterface-name=eth0\\n[ipv4]\\n{ipv4}\\n[ipv6]\\n{ipv6}\\n' >{PROFILE}
-             chmod 600 {PROFILE}"
-        ));
+        let machine = managed(&host, ipv4, ipv6);
         let site = Self {
             host,
             machine,
@@ -65,14 +55,6 @@ impl Site {
             v4: String::new(),
             v6: Vec::new(),
         };
-        site.start_manager();
-        site.machine.until(ON_NIC);
-        let six = ipv6.contains("auto");
-        if six {
-            // One of DHCPv6, one of the router's prefix.
-            site.machine
-                .until("test $(ip -6 -o addr show dev eth0 scope global -tentative | wc -l) = 2");
-        }
         let of = |family: &str| {
             let list = site
                 .machine
@@ -94,11 +76,6 @@ impl Site {
         Self::new("method=auto", "method=auto")
     }
 
-    fn start_manager(&self) {
-        self.machine.start("NetworkManager", &["--no-daemon"]);
-        self.machine.until("nmcli -t -f STATE general >/dev/null");
-    }
-
     fn stream(&self) -> Stream {
         let all: Vec<&str> = self.v6.iter().chain([&self.v4]).map(String::as_str).collect();
         Stream::start(&self.host.lan, &all)
@@ -112,6 +89,26 @@ impl Site {
     fn down(&self) {
         let down = self.machine.vmbr(&self.host, &["down"]);
         assert_eq!(down.code(), 0, "{down:?}\n{}", self.machine.said());
+    }
+
+    /// `vmbr down` loses one packet of IPv4 at most, and of IPv6 what the
+    /// switch costs: at the first try, or at the next where the machine was
+    /// busy.
+    fn goes_down_in_time(&self) {
+        for left in (0..BUSY).rev() {
+            let stream = self.stream();
+            self.down();
+            let counts = stream.end();
+            let old = counts.iter().find(|count| count.to == self.v4).unwrap();
+            assert!(old.lost <= 1, "{old:?}");
+            let Some(slow) = counts.iter().find(|count| count.lost > IPV6_SWITCH) else {
+                return;
+            };
+            // Without the address the neighbours would have lost hundreds.
+            assert!(left > 0 && slow.lost <= 100, "{slow:?}");
+            self.machine.until(ON_NIC);
+            self.up();
+        }
     }
 
     /// Metric and device of each default route.
@@ -137,10 +134,8 @@ impl Site {
 
     /// What is the same on the bridge and on the NIC.
     fn sameness(&self) -> (Vec<Leased>, String, String) {
-        let mut leases = self.server.leases();
-        leases.iter_mut().for_each(|lease| lease.end = 0);
         (
-            leases,
+            self.server.clients(),
             self.machine.sh("cat /etc/resolv.conf"),
             self.machine.sh(&format!("cat {PROFILE}")),
         )
@@ -198,12 +193,7 @@ fn network_manager_holds_the_lease_on_the_bridge_and_on_the_nic_again() {
     );
     assert!(site.left("br0", &site.v4) > 117, "the lease was not renewed");
 
-    let stream = site.stream();
-    site.down();
-    for count in stream.end() {
-        let most = if count.to == site.v4 { 1 } else { IPV6_SWITCH };
-        assert!(count.lost <= most, "{count:?}");
-    }
+    site.goes_down_in_time();
     site.assert_back();
     assert_eq!(site.sameness(), before);
     assert_eq!(site.defaults(), defaults);
@@ -321,17 +311,12 @@ fn a_network_manager_that_is_started_anew_renews_the_lease_on_the_bridge() {
             .sh(&format!("kill -{signal} $(pidof NetworkManager)"));
         site.machine.until("! pidof NetworkManager");
         sleep(Duration::from_secs(3));
-        site.start_manager();
+        start(&site.machine);
         sleep(Duration::from_secs(LEASE + 10));
         site.assert_on_bridge();
     }
     stream.assert_lost_at_most(0);
-    let stream = site.stream();
-    site.down();
-    for count in stream.end() {
-        let most = if count.to == site.v4 { 1 } else { IPV6_SWITCH };
-        assert!(count.lost <= most, "{count:?}");
-    }
+    site.goes_down_in_time();
     site.assert_back();
 }
 

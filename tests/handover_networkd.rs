@@ -23,8 +23,7 @@ use common::wait_until;
 use host::Host;
 use lease::{Monitor, Server, Stream};
 use networkd::{
-    DHCP, DHCP4, OWN, STATIC, address, clients, configured, defaults, files, host, managed, nothing_went,
-    told, valid,
+    DHCP, DHCP4, OWN, STATIC, address, configured, defaults, files, host, managed, nothing_went, told, valid,
 };
 
 #[test]
@@ -40,7 +39,7 @@ fn a_lease_moves_to_the_bridge_and_back() {
     let untouched = machine.sh(etc);
     let local = address(&host, "eth0");
     let before = host.state();
-    let known = clients(&server);
+    let known = server.clients();
     let dns = told(&machine, "eth0", "DNS");
     assert!(dns.contains("192.0.2.1") && dns.contains("2001:db8::1"), "{dns}");
 
@@ -54,7 +53,13 @@ fn a_lease_moves_to_the_bridge_and_back() {
     let monitor = Monitor::start(&host.ns);
     let up = machine.vmbr(&host, &["up", "eth0"]);
     assert_eq!(up.code(), 0, "{up:?}");
-    assert!(!up.stderr.contains("warning"), "{}", up.stderr);
+    // But of a kernel that cannot keep guests from the host's client.
+    let mut lines = up.stderr.lines().filter(|line| line.contains("warning"));
+    assert!(
+        lines.all(|line| line.contains("a guest on br0 could")),
+        "{}",
+        up.stderr
+    );
     sleep(Duration::from_secs(2));
     stream.assert_lost_at_most(1);
     nothing_went(&monitor.end(), "br0");
@@ -66,7 +71,7 @@ fn a_lease_moves_to_the_bridge_and_back() {
     for family in ["-4", "-6"] {
         assert_eq!(defaults(&host, family), [("br0".to_owned(), 100)]);
     }
-    assert_eq!(clients(&server), known);
+    assert_eq!(server.clients(), known);
     // The new lease's, or for ever: what it keeps has no end to networkd.
     let of_lease = |address: &str| valid(&host, "br0", address);
     assert!(of_lease(&local) > 100, "{}", of_lease(&local));
@@ -84,7 +89,7 @@ fn a_lease_moves_to_the_bridge_and_back() {
     stream.assert_lost_at_most(1);
     nothing_went(&monitor.end(), "eth0");
     assert_eq!(address(&host, "eth0"), local);
-    assert_eq!(clients(&server), known);
+    assert_eq!(server.clients(), known);
     assert_eq!(told(&machine, "eth0", "DNS"), dns);
     assert_eq!(files(&machine), format!("./{OWN} "));
     assert_eq!(machine.sh(etc), untouched);
@@ -113,10 +118,9 @@ fn a_file_for_every_device_does_not_get_the_bridge() {
         "[Match]\\nName=*\\n[Network]\\nDHCP=ipv4\\nLinkLocalAddressing=no\\n",
     );
     let local = address(&host, "eth0");
-    // An address that went and came would be a hundred.
     let stream = Stream::start(&host.ns, &["192.0.2.1"]);
     machine.vmbr(&host, &["up", "eth0"]).ok();
-    stream.assert_lost_at_most(10);
+    stream.assert_lost_at_most(1);
     assert_eq!(address(&host, "br0"), local);
     let file = told(&machine, "br0", "NETWORK_FILE");
     assert!(file.ends_with("/00-vmbr-br0.network"), "{file}");
@@ -126,9 +130,39 @@ fn a_file_for_every_device_does_not_get_the_bridge() {
     assert!(said.contains("br0: Reconfiguring with"), "{said}");
     let stream = Stream::start(&host.ns, &["192.0.2.1"]);
     machine.vmbr(&host, &["down"]).ok();
-    stream.assert_lost_at_most(10);
+    stream.assert_lost_at_most(1);
     assert_eq!(address(&host, "eth0"), local);
     assert_eq!(files(&machine), format!("./{OWN} "));
+}
+
+/// What only root and networkd may read others cannot read elsewhere either,
+/// while the bridge stands and after it.
+#[test]
+fn what_is_secret_in_its_files_stays_so() {
+    for name in ["eth0", "eth*"] {
+        let host = host();
+        let _server = Server::start(&host.lan);
+        let machine = managed(
+            &host,
+            &format!(
+                "[Match]\\nName={name}\\n[Network]\\nDHCP=ipv4\\nLinkLocalAddressing=no\\nAddress=198.51.100.7/24\\n\
+                 [DHCPv4]\\nSendOption=90:string:Password\\n"
+            ),
+        );
+        machine.sh(&format!(
+            "chmod 640 /run/systemd/network/{OWN}; chgrp systemd-network /run/systemd/network/{OWN}"
+        ));
+        let records = host.records().display().to_string();
+        let shown = || machine.sh(&format!("grep -rl Password /run {records} || :"));
+        let readable = format!(
+            "find /run {records} -type f -perm /o+r -exec grep -l Password {{}} + || :; grep -rl Password {records} || :"
+        );
+        machine.vmbr(&host, &["up", "eth0"]).ok();
+        assert!(shown().contains("00-vmbr-br0.network"), "{}", shown());
+        assert_eq!(machine.sh(&readable), "", "{name}");
+        machine.vmbr(&host, &["down"]).ok();
+        assert_eq!(shown().trim(), format!("/run/systemd/network/{OWN}"), "{name}");
+    }
 }
 
 /// Other devices that the same file configures are let alone, also where
@@ -157,7 +191,7 @@ fn others_of_the_same_file_are_let_alone() {
         machine.vmbr(&host, &["recover"]).ok();
         configured(&machine, "eth0");
         sleep(Duration::from_secs(1));
-        stream.assert_lost_at_most(10);
+        stream.assert_lost_at_most(1);
         assert_eq!(others(), before);
         let file = told(&machine, "eth0", "NETWORK_FILE");
         assert!(file.ends_with("/00-vmbr-eth0.network"), "{file}");
@@ -257,7 +291,7 @@ fn killed_in_the_middle_the_watchdog_gives_the_nic_back() {
     let server = Server::start(&host.lan);
     let machine = managed(&host, DHCP4);
     let local = address(&host, "eth0");
-    let known = clients(&server);
+    let known = server.clients();
     let before = host.state();
     let stream = Stream::start(&host.ns, &["192.0.2.1"]);
     // It waits for the lease.
@@ -280,7 +314,7 @@ fn killed_in_the_middle_the_watchdog_gives_the_nic_back() {
         "test -s /run/systemd/netif/leases/{}",
         before.link("eth0")["ifindex"]
     ));
-    assert_eq!(clients(&server), known);
+    assert_eq!(server.clients(), known);
     assert_eq!(defaults(&host, "-4"), [("eth0".to_owned(), 100)]);
 }
 
@@ -368,7 +402,7 @@ fn one_that_would_not_leads_everything_back() {
         "{}",
         up.stderr
     );
-    stream.assert_lost_at_most(2);
+    stream.assert_lost_at_most(1);
     machine.sh("umount /run/systemd/network");
     assert_eq!(defaults(&host, "-4"), [("eth0".to_owned(), 100)]);
     let changes = before.changes(&host.state());

@@ -25,7 +25,7 @@ use host::Host;
 use lease::{LEASE, Monitor, Server, Stream};
 use machine::Machine;
 use networkd::{
-    DHCP, DHCP4, OWN, address, clients, configured, defaults, files, host, managed, nothing_went, start, told,
+    DHCP, DHCP4, OWN, address, configured, defaults, files, host, managed, nothing_went, start, told,
 };
 
 fn seconds(count: u64) -> Duration {
@@ -51,7 +51,7 @@ fn a_lease_of_networkd_is_renewed_on_the_bridge_and_after_it() {
     machine.until("ip -6 addr show dev eth0 | grep -q /128");
     machine.until("! ip addr show dev eth0 | grep -q tentative");
     let local = address(&host, "eth0");
-    let known = clients(&server);
+    let known = server.clients();
     for (args, device, wait) in [
         (&["up", "eth0"][..], "br0", 2 * LEASE + 20),
         (&["down"], "eth0", LEASE + 20),
@@ -67,7 +67,7 @@ fn a_lease_of_networkd_is_renewed_on_the_bridge_and_after_it() {
         nothing_went(&monitor.end(), device);
         assert_eq!(address(&host, device), local);
         is_held(&server, &local);
-        assert_eq!(clients(&server), known);
+        assert_eq!(server.clients(), known);
         for family in ["-4", "-6"] {
             assert_eq!(defaults(&host, family), [(device.to_owned(), 100)]);
         }
@@ -84,7 +84,7 @@ fn a_networkd_that_is_started_anew_or_killed_keeps_the_bridges_lease() {
     machine.until("ip -6 addr show dev eth0 | grep -q /128");
     machine.until("! ip addr show dev eth0 | grep -q tentative");
     let local = address(&host, "eth0");
-    let known = clients(&server);
+    let known = server.clients();
     machine.vmbr(&host, &["up", "eth0"]).ok();
     let stream = Stream::start(&host.ns, &["192.0.2.1", "2001:db8::1"]);
     let monitor = Monitor::start(&host.ns);
@@ -102,7 +102,7 @@ fn a_networkd_that_is_started_anew_or_killed_keeps_the_bridges_lease() {
     nothing_went(&monitor.end(), "br0");
     assert_eq!(address(&host, "br0"), local);
     is_held(&server, &local);
-    assert_eq!(clients(&server), known);
+    assert_eq!(server.clients(), known);
     // It has learned of the NIC without having lost it.
     let stream = Stream::start(&host.ns, &["192.0.2.1", "2001:db8::1"]);
     machine.vmbr(&host, &["down"]).ok();
@@ -120,7 +120,7 @@ fn a_server_that_is_silent_for_half_a_lease_is_waited_for() {
     let server = Server::start(&host.lan);
     let machine = managed(&host, DHCP4);
     let local = address(&host, "eth0");
-    let known = clients(&server);
+    let known = server.clients();
     // Silent at the hand-over, too: a warning with the lease's end.
     server.fall_silent();
     let up = machine.vmbr(&host, &["up", "eth0"]);
@@ -137,7 +137,7 @@ fn a_server_that_is_silent_for_half_a_lease_is_waited_for() {
     nothing_went(&monitor.end(), "br0");
     assert_eq!(address(&host, "br0"), local);
     is_held(&server, &local);
-    assert_eq!(clients(&server), known);
+    assert_eq!(server.clients(), known);
     machine.vmbr(&host, &["down"]).ok();
     assert_eq!(address(&host, "eth0"), local);
 }
@@ -150,23 +150,7 @@ fn another_address_at_a_renewal_is_taken_on_the_bridge() {
     let machine = managed(&host, DHCP4);
     let local = address(&host, "eth0");
     machine.vmbr(&host, &["up", "eth0"]).ok();
-    server.fall_silent();
-    server.machine.sh("rm /run/leases");
-    server.machine.start(
-        "dnsmasq",
-        &[
-            "--no-ping",
-            "--dhcp-authoritative",
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--port=0",
-            "--interface=lan0",
-            "--user=root",
-            "--dhcp-range=192.0.2.150,192.0.2.160,120",
-            "--dhcp-leasefile=/run/leases",
-            "--pid-file=/run/dnsmasq.pid",
-        ],
-    );
+    server.replace("192.0.2.150,192.0.2.160", &[]);
     common::wait_until(seconds(LEASE), || address(&host, "br0") != local);
     let given = address(&host, "br0");
     assert!(
@@ -223,6 +207,29 @@ fn a_networkd_that_is_silent_at_the_end_takes_the_nic_later() {
     assert_eq!(files(&machine), format!("./{OWN} "));
 }
 
+/// A networkd that does not answer the watchdog either is asked again, without
+/// anybody's doing.
+#[test]
+#[ignore = "waits for a networkd that does not answer, ten seconds"]
+fn a_networkd_that_wakes_later_is_given_the_nic_by_the_watchdog() {
+    let host = host();
+    let _server = Server::start(&host.lan);
+    let machine = managed(&host, DHCP4);
+    let local = address(&host, "eth0");
+    machine.vmbr(&host, &["up", "eth0"]).ok();
+    machine.sh("kill -STOP $(pidof systemd-networkd)");
+    let stream = Stream::start(&host.ns, &["192.0.2.1"]);
+    let down = machine.vmbr(&host, &["down"]);
+    assert_eq!(down.code(), 4, "{down:?}");
+    // The watchdog's own first try is over, too.
+    sleep(seconds(4));
+    machine.sh("kill -CONT $(pidof systemd-networkd)");
+    machine.until(&format!("! ls {}/*/br0.json", host.records().display()));
+    configured(&machine, "eth0");
+    stream.assert_lost_at_most(1);
+    assert_eq!(address(&host, "eth0"), local);
+}
+
 /// Starts `vmbr ARGS`, kills it after a time, and waits until the watchdog has
 /// done its work. Whether it had ended by itself.
 fn killed_after(machine: &Machine, host: &Host, args: &[&str], delay: Duration) -> bool {
@@ -252,7 +259,7 @@ fn killed_at_any_moment_networkd_has_the_device_that_carries_the_network() {
     machine.until("ip -6 addr show dev eth0 | grep -q /128");
     machine.until("! ip addr show dev eth0 | grep -q tentative");
     let local = address(&host, "eth0");
-    let known = clients(&server);
+    let known = server.clients();
     let (mut cut, mut lost) = (0, 0);
     for down in [false, true] {
         for step in 0..60 {
@@ -277,7 +284,7 @@ fn killed_at_any_moment_networkd_has_the_device_that_carries_the_network() {
                 "{args:?} {delay:?}: {counts:?}"
             );
             assert_eq!(address(&host, carrier), local, "{args:?} {delay:?}");
-            assert_eq!(clients(&server), known, "{args:?} {delay:?}");
+            assert_eq!(server.clients(), known, "{args:?} {delay:?}");
             for family in ["-4", "-6"] {
                 assert_eq!(
                     defaults(&host, family),

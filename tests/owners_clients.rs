@@ -9,13 +9,16 @@
 mod common;
 #[path = "common/host.rs"]
 mod host;
+#[path = "common/lease.rs"]
+mod lease;
 #[path = "common/machine.rs"]
 mod machine;
 
 use std::time::{Duration, Instant};
 
 use host::Host;
-use machine::{Machine, dhcp_server};
+use lease::Server;
+use machine::Machine;
 
 const STATIC: &str =
     "ip link set eth0 up; ip addr add 192.0.2.21/24 brd + dev eth0; ip route add default via 192.0.2.1";
@@ -68,7 +71,7 @@ fn would_move(host: &Host, machine: &Machine) {
 #[test]
 fn a_lease_of_dhclient_is_refused_where_its_file_is_not_to_be_used() {
     let (host, machine) = bare();
-    let _server = dhcp_server(&host.lan);
+    let _server = Server::start(&host.lan);
     machine.sh("dhclient -4 -pf /run/dhclient.pid eth0");
     would_move(&host, &machine);
     machine.sh("cp -p /var/lib/dhcp/dhclient.leases /run/good");
@@ -127,7 +130,7 @@ fn a_lease_of_dhclient_is_refused_where_its_file_is_not_to_be_used() {
 #[test]
 fn a_dhclient_that_is_not_for_the_nic_alone_is_refused() {
     let (host, machine) = bare();
-    let _server = dhcp_server(&host.lan);
+    let _server = Server::start(&host.lan);
     machine.sh("ip link set eth1 up");
     host.settle();
     for (start, remedy) in [
@@ -156,7 +159,7 @@ fn a_dhclient_that_is_not_for_the_nic_alone_is_refused() {
 /// file is not to be used.
 fn dhcpcd_is_known(arguments: &str) {
     let (host, machine) = bare();
-    let _server = dhcp_server(&host.lan);
+    let _server = Server::start(&host.lan);
     // It would give the other device an address of its own making.
     machine.sh(&format!(
         "echo denyinterfaces eth1 >>/etc/dhcpcd.conf; mkdir -p /var/lib/dhcpcd; dhcpcd -q {arguments}"
@@ -224,7 +227,7 @@ fn a_dhcpcd_that_does_not_manage_the_nic_is_no_reason() {
 #[test]
 fn a_lease_of_udhcpc_is_kept_or_refused() {
     let (host, machine) = bare();
-    let _server = dhcp_server(&host.lan);
+    let _server = Server::start(&host.lan);
     let start = |more: &[&str]| {
         let words = ["udhcpc", "-f", "-i", "eth0", "-s", "/etc/udhcpc/default.script"];
         machine.start("busybox", &[&words[..], more].concat());
@@ -272,7 +275,7 @@ fn a_lease_of_udhcpc_is_kept_or_refused() {
 #[test]
 fn ifupdown_is_no_daemon_but_its_client_is() {
     let (host, machine) = bare();
-    let _server = dhcp_server(&host.lan);
+    let _server = Server::start(&host.lan);
     machine.sh(
         "printf 'iface lan inet static\\n address 192.0.2.21/24\\n gateway 192.0.2.1\\n\
          iface leased inet dhcp\\n' >/etc/network/interfaces

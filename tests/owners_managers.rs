@@ -10,11 +10,14 @@
 mod common;
 #[path = "common/host.rs"]
 mod host;
+#[path = "common/lease.rs"]
+mod lease;
 #[path = "common/machine.rs"]
 mod machine;
 
 use host::Host;
-use machine::{Machine, dhcp_server};
+use lease::Server;
+use machine::Machine;
 
 const STATIC: &str =
     "ip link set eth0 up; ip addr add 192.0.2.21/24 brd + dev eth0; ip route add default via 192.0.2.1";
@@ -47,7 +50,7 @@ fn network_manager(machine: &Machine, ipv4: &str) {
 #[test]
 fn a_lease_of_network_manager_is_handed_over() {
     let host = bare();
-    let _server = dhcp_server(&host.lan);
+    let _server = Server::start(&host.lan);
     let machine = Machine::with_bus(&host.ns);
     network_manager(&machine, "method=auto");
     machine.until("nmcli -t device | grep -q eth0:ethernet:connected:wired");
@@ -137,7 +140,7 @@ fn networkd(machine: &Machine, network: &str) {
 #[test]
 fn a_networkd_without_a_bus_is_refused() {
     let host = bare();
-    let _server = dhcp_server(&host.lan);
+    let _server = Server::start(&host.lan);
     let machine = Machine::new(&host.ns);
     networkd(&machine, "[Network]\\nDHCP=ipv4\\nLinkLocalAddressing=no");
     let address = leased(&machine);

@@ -8,6 +8,8 @@
 mod common;
 #[path = "common/host.rs"]
 mod host;
+#[path = "common/lease.rs"]
+mod lease;
 #[path = "common/machine.rs"]
 mod machine;
 
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 use common::wait_until;
 use host::{Host, ping};
+use lease::Server;
 use machine::Machine;
 
 /// When a client renews its lease, in seconds (T1 of RFC 2131), and how long
@@ -23,36 +26,19 @@ const T1: &str = "5";
 const RENEWAL: Duration = Duration::from_secs(20);
 
 /// A DHCP server whose leases are renewed every few seconds.
-fn server(host: &Host) -> Machine {
-    let machine = Machine::new(&host.lan);
+fn server(host: &Host) -> Server {
     let t1 = format!("--dhcp-option-force=58,{T1}");
-    let arguments = [
-        "--no-ping",
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--port=0",
-        "--interface=lan0",
-        "--user=root",
-        "--dhcp-range=192.0.2.100,192.0.2.110,120",
-        &t1,
-        "--log-dhcp",
-        "--log-facility=/run/log",
-        "--dhcp-leasefile=/run/leases",
-        "--pid-file=",
-    ];
-    machine.start("dnsmasq", &arguments);
-    machine.until("grep -q :0043 /proc/net/udp");
-    machine
+    Server::with(&host.lan, &[&t1, "--log-dhcp", "--log-facility=/run/log"])
 }
 
 /// Leases that the server has given or renewed.
-fn given(server: &Machine) -> usize {
-    let count = server.sh("grep -c DHCPACK /run/log || :");
+fn given(server: &Server) -> usize {
+    let count = server.machine.sh("grep -c DHCPACK /run/log || :");
     count.trim().parse().unwrap()
 }
 
 /// A host that dhclient has given its address.
-fn leased(hint: &str) -> (Host, Machine, Machine, String) {
+fn leased(hint: &str) -> (Host, Server, Machine, String) {
     let host = Host::new(hint, "ip link set eth0 up");
     let server = server(&host);
     let machine = Machine::new(&host.ns);
@@ -87,7 +73,7 @@ fn pimox7_20_harvester_845_no_client_gives_the_port_an_address() {
     assert!(
         wait_until(RENEWAL, port_has_one),
         "the client leaves the script's port as it is: {}",
-        server.sh("cat /run/log")
+        server.machine.sh("cat /run/log")
     );
 
     let (host, server, machine, address) = leased("lease-vmbr");
@@ -110,7 +96,7 @@ fn pimox7_20_harvester_845_no_client_gives_the_port_an_address() {
     assert!(
         wait_until(2 * RENEWAL, renewed),
         "nobody renews the lease: {}",
-        server.sh("cat /run/log")
+        server.machine.sh("cat /run/log")
     );
     for dev in ["eth0", "br0"] {
         let expected: &[String] = if dev == holder {

@@ -131,6 +131,7 @@ fn there_and_back(mut machine: Whole, manager: &str, restart: bool) {
     let said = machine.sh("vmbr up eth0 2>&1");
     eprintln!("{said}");
     losses.count("up", AT_A_CHANGE);
+    no_guest_plays_server(machine, &v4);
     assert_eq!(addresses(machine, "br0"), before, "{said}");
     assert_eq!(addresses(machine, "eth0"), [""; 0], "{said}");
     assert_eq!(defaults(machine, "br0"), routes);
@@ -177,6 +178,25 @@ fn there_and_back(mut machine: Whole, manager: &str, restart: bool) {
     on_the_nic(machine, &before, &routes);
     assert_eq!(configuration(machine), written);
     assert_eq!(machine.sh("ls /run/vmbr 2>/dev/null | wc -l").trim(), "0");
+}
+
+/// What a guest says to the host's DHCP client does not reach it.
+fn no_guest_plays_server(machine: &mut Whole, address: &str) {
+    machine.sh(&format!(
+        "ip netns add guest
+         ip link add tap7 type veth peer name lan0 netns guest
+         ip link set tap7 master br0 up
+         ip -n guest link set lan0 up
+         ip -n guest addr add 192.0.2.66/24 dev lan0
+         ip netns exec guest ping -c 1 -W 10 {address}
+         ip netns exec guest bash -c 'echo x >/dev/udp/{address}/68'"
+    ));
+    machine.until(
+        SOON,
+        "nft list table bridge vmbr-br0 | grep 'udp dport 68 counter packets [1-9]'",
+    );
+    machine.sh("ip netns del guest");
+    machine.until(SOON, "! ip link show tap7");
 }
 
 fn on_the_bridge(machine: &mut Whole, before: &[String], routes: &[String]) {

@@ -120,6 +120,23 @@ pub fn stay(target: &Target) -> Result<(), MigrateError> {
     lead(&as_it_is, target, None, &|_| {}, &mut || Ok(()), &mut |_| {})
 }
 
+/// Leads on where the holder has had the network already, and those who
+/// configure it may have had their hand on it since: what they have set there
+/// stands, whenever they do it.
+///
+/// # Errors
+/// As of [`reach`].
+pub fn complete(target: &Target, adjust: &dyn Fn(&mut Plan)) -> Result<(), MigrateError> {
+    let unless_there = |live: &HostState| {
+        let now = Network::of(live, target.holder_name());
+        Cow::Owned(Target {
+            network: target.network.unless_there(&now),
+            ..target.clone()
+        })
+    };
+    lead(&unless_there, target, None, adjust, &mut || Ok(()), &mut |_| {})
+}
+
 /// As [`reach`], to what `aim` makes of each look. `devices` are those of this
 /// target.
 fn lead<'a>(

@@ -124,8 +124,17 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
         handover::arrange_back(record, plan);
         remove(plan, record, &live);
     };
+    // Whoever has the uplink again may change it at any time.
+    let moved = live.link(&record.bridge.name).is_none() && !record.holds.is_empty();
+    let lead = || {
+        if moved {
+            migrate::complete(&target, &adjust)
+        } else {
+            migrate::reach(&target, None, &adjust, &mut || Ok(()), &mut |_| {})
+        }
+    };
     let mut attempt = 1;
-    while let Err(error) = migrate::reach(&target, None, &adjust, &mut || Ok(()), &mut |_| {}) {
+    while let Err(error) = lead() {
         if attempt == TRIES {
             go_on(record);
             return Err(RecoverError::Failed(error));

@@ -22,6 +22,9 @@ const SECRET: &str = "ipv6/conf/stable_secret";
 /// The mode of a file that everyone may read and its owner alone write.
 const READABLE: u32 = 0o644;
 
+/// What the name of a file ends with that is not whole yet.
+const UNFINISHED: &str = "new";
+
 /// Names the file that remembers a rollback: `br0.rolled-back`.
 const NOTE: &str = "rolled-back";
 
@@ -138,7 +141,7 @@ impl Store {
     /// # Errors
     /// As of unlink(2); none where there is no record.
     pub fn remove(&self, bridge: &IfName) -> io::Result<()> {
-        gone(fs::remove_file(self.path(bridge)))
+        remove(&self.path(bridge))
     }
 
     /// The record of one bridge, where there is one that can be used.
@@ -257,11 +260,13 @@ fn text(path: &Path) -> Result<Vec<u8>, String> {
     Ok(text)
 }
 
-/// Removes a file that [`write()`] has put there.
+/// Removes a file that [`write()`] has put there, and what one that was cut
+/// short has left. The caller holds the lock.
 ///
 /// # Errors
 /// As of unlink(2); none where there is no file.
 pub fn remove(path: &Path) -> io::Result<()> {
+    gone(fs::remove_file(path.with_extension(UNFINISHED)))?;
     gone(fs::remove_file(path))
 }
 
@@ -322,7 +327,7 @@ fn open(path: &Path) -> Result<File, String> {
 
 /// Puts a file with this text, on disk and whole, in the place of another.
 fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
-    let new = path.with_extension("new");
+    let new = path.with_extension(UNFINISHED);
     // One left by a crash is nobody's: the lock is held.
     gone(fs::remove_file(&new))?;
     let mut file = OpenOptions::new()

@@ -28,7 +28,7 @@ use crate::plan::hold::Dhclient;
 use crate::plan::record::Process;
 
 use super::dhclient_leases::{self, Last, Leases};
-use super::{Handover, HandoverError, kernel, names, service};
+use super::{Handover, HandoverError, kernel, names, service, written};
 
 /// How long the server may take to answer before it is called silent. Where
 /// there is one it takes a tenth of a second.
@@ -60,19 +60,17 @@ impl Handover for Dhclient {
     fn commands(&self, record: &Record) -> Vec<String> {
         let (uplink, bridge) = (&record.uplink.name, &record.bridge.name);
         let files = self.files(record);
-        let rewrite = |from: &str, to: &Path| {
-            format!(
-                "sed 's/interface \"{uplink}\"/interface \"{bridge}\"/' {from} >{}",
-                to.display()
-            )
-        };
-        let mut commands = vec![rewrite(&self.leases, &files.leases)];
-        commands.extend(
-            self.configuration
-                .iter()
-                .map(|from| rewrite(from, &files.configuration)),
-        );
-        commands.push(format!("{} {}", self.program, self.bridges(record).join(" ")));
+        let leases = renamed(uplink, bridge, &self.leases);
+        let mut commands = vec![format!("{leases} >{}", files.leases.display())];
+        if let Some(from) = &self.configuration {
+            let text = file::read(Path::new(from), None).map_or_else(String::new, |kept| kept.text());
+            let text = dhclient_leases::configuration(&text, uplink, bridge);
+            commands.push(written(&text, &files.configuration));
+        }
+        // A person's goes to the background.
+        let mut arguments = self.bridges(record);
+        arguments.retain(|argument| argument != "-d");
+        commands.push(format!("{} {}", self.program, arguments.join(" ")));
         commands.push(format!("kill -9 {}", self.process.pid));
         commands
     }
@@ -80,13 +78,10 @@ impl Handover for Dhclient {
     fn commands_back(&self, record: &Record) -> Vec<String> {
         let (uplink, bridge) = (&record.uplink.name, &record.bridge.name);
         let files = self.files(record);
+        let leases = renamed(bridge, uplink, &files.leases.display().to_string());
         vec![
-            format!("pkill -9 -f {}", files.leases.display()),
-            format!(
-                "sed 's/interface \"{bridge}\"/interface \"{uplink}\"/' {} >>{}",
-                files.leases.display(),
-                self.leases
-            ),
+            format!("kill -9 $(cat {})", files.pid.display()),
+            format!("{leases} >>{}", self.leases),
             self.arguments.join(" "),
         ]
     }
@@ -364,6 +359,11 @@ impl Files {
             let _ = store::remove(path);
         }
     }
+}
+
+/// The command that gives the leases in a file another device.
+fn renamed(from: &IfName, to: &IfName, file: &str) -> String {
+    format!("sed 's/\"{from}\"/\"{to}\"/' {file}")
 }
 
 fn error_of(message: String, remedy: impl Into<String>) -> HandoverError {

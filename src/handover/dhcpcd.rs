@@ -27,7 +27,7 @@ use crate::plan::Record;
 use crate::plan::hold::Dhcpcd;
 use crate::plan::record::Process;
 
-use super::{Handover, HandoverError, names, service};
+use super::{Handover, HandoverError, names, service, written};
 
 /// How long the server may take to answer. dhcpcd waits by itself for up to
 /// two seconds before it asks.
@@ -37,8 +37,6 @@ const TICK: Duration = Duration::from_millis(20);
 const START: Duration = Duration::from_millis(500);
 /// How long dhcpcd asks for an old lease before it gives it up, in seconds.
 const REBOOT: u32 = 5;
-/// `RTPROT_DHCP` of include/uapi/linux/rtnetlink.h.
-const DHCP: u8 = 16;
 /// The metric of its routes is this and the number of the device, unless it is
 /// told another (`if_metric` of its if.c).
 const METRIC: u32 = 1000;
@@ -53,22 +51,25 @@ impl Handover for Dhcpcd {
     fn commands(&self, record: &Record) -> Vec<String> {
         let (uplink, bridge) = (&record.uplink.name, &record.bridge.name);
         let pids: Vec<String> = self.processes.iter().map(|p| p.pid.to_string()).collect();
+        // A person's goes to the background.
+        let mut arguments = self.bridges(record);
+        arguments.retain(|argument| argument != "-B");
         vec![
+            written(&self.for_bridge(record), &self.configuration(record)),
             format!("cp -p {0}/{uplink}.lease {0}/{bridge}.lease", self.directory),
-            format!(
-                "(echo denyinterfaces {uplink}; sed 's/{uplink}/{bridge}/' {CONFIGURATION}; echo interface {bridge}; echo metric {}) >{}",
-                metric(record),
-                self.configuration(record).display()
-            ),
             format!("kill -9 {}", pids.join(" ")),
-            format!("{} {}", self.program, self.bridges(record).join(" ")),
+            format!("{} {}", self.program, arguments.join(" ")),
         ]
     }
 
     fn commands_back(&self, record: &Record) -> Vec<String> {
         let (uplink, bridge) = (&record.uplink.name, &record.bridge.name);
+        // `dhcpcd -P` says where its number is.
+        let mut which = self.family.clone().into_iter().collect::<Vec<String>>();
+        which.push("-P".into());
+        which.extend(self.alone.then(|| bridge.to_string()));
         vec![
-            format!("pkill -9 -f 'dhcpcd: {bridge}'"),
+            format!("kill -9 $(cat $({} {}))", self.program, which.join(" ")),
             format!("cp -p {0}/{bridge}.lease {0}/{uplink}.lease", self.directory),
             format!("{} {}", self.program, self.uplinks(uplink).join(" ")),
         ]
@@ -100,8 +101,7 @@ impl Handover for Dhcpcd {
             )
         };
         names::forget(bridge);
-        let text = file::read(Path::new(CONFIGURATION), None).map(|kept| kept.text());
-        let mut text = configuration(&text.unwrap_or_default(), uplink, bridge, metric(record));
+        let mut text = self.for_bridge(record);
         text += &left(bridge).map_or_else(String::new, |left| format!("reboot {left}\n"));
         // The host's may be for root alone.
         store::write_as(&self.configuration(record), text.as_bytes(), 0o600)
@@ -200,6 +200,17 @@ impl Dhcpcd {
     fn configuration(&self, record: &Record) -> PathBuf {
         let of = &record.namespace;
         format!("/run/dhcpcd-vmbr-{of}-{}.conf", record.bridge.name).into()
+    }
+
+    /// The configuration of the bridge's.
+    fn for_bridge(&self, record: &Record) -> String {
+        let text = file::read(Path::new(CONFIGURATION), None).map(|kept| kept.text());
+        configuration(
+            &text.unwrap_or_default(),
+            &record.uplink.name,
+            &record.bridge.name,
+            metric(record),
+        )
     }
 
     /// The arguments of the bridge's.
@@ -308,7 +319,7 @@ fn metric(record: &Record) -> u32 {
             .filter(move |r| r.protocol == protocol);
         routes.find_map(|route| (route.metric != 0 && route.metric != METRIC_USER_V6).then_some(route.metric))
     };
-    of(DHCP)
+    of(protocol::DHCP)
         .or_else(|| of(protocol::RA))
         .unwrap_or(METRIC + record.uplink.index)
 }

@@ -31,8 +31,10 @@ mod network_manager;
 mod networkd;
 mod resolved;
 pub mod service;
+mod shelter;
 
 use std::fmt;
+use std::path::Path;
 
 use crate::plan::hold::Hold;
 use crate::plan::{Plan, Record};
@@ -103,6 +105,16 @@ impl fmt::Display for HandoverError {
 
 impl std::error::Error for HandoverError {}
 
+/// The command that a person would type to write a file, its comments aside.
+fn written(text: &str, path: &Path) -> String {
+    let lines: Vec<String> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
+        .map(|line| format!("'{}'", line.replace('\'', r"'\''")))
+        .collect();
+    format!("printf '%s\\n' {} >'{}'", lines.join(" "), path.display())
+}
+
 /// What went wrong and what to do about it, in one sentence.
 pub fn sentence(errors: &[HandoverError]) -> String {
     let each: Vec<String> = errors
@@ -126,17 +138,15 @@ fn of(hold: &Hold) -> &dyn Handover {
 
 /// The commands that a person would type for [`to_bridge`].
 pub fn commands(record: &Record) -> Vec<String> {
-    record
-        .holds
-        .iter()
-        .flat_map(|hold| of(hold).commands(record))
-        .collect()
+    let holds = record.holds.iter().flat_map(|hold| of(hold).commands(record));
+    shelter::commands(record).into_iter().chain(holds).collect()
 }
 
 /// The commands that a person would type for [`to_uplink`].
 pub fn commands_back(record: &Record) -> Vec<String> {
     let holds = record.holds.iter().rev();
-    holds.flat_map(|hold| of(hold).commands_back(record)).collect()
+    let back = holds.flat_map(|hold| of(hold).commands_back(record));
+    back.chain(shelter::commands_back(record)).collect()
 }
 
 /// [`Handover::prepare`] of all.
@@ -147,13 +157,14 @@ pub fn prepare(record: &Record) -> Result<(), HandoverError> {
     record.holds.iter().try_for_each(|hold| of(hold).prepare(record))
 }
 
-/// Gives the bridge of a record to those who had the uplink. `report` hears of
+/// Gives the bridge of a record to those who had the uplink, and keeps guests
+/// from what they believe. `report` hears of
 /// each, the answer is warnings.
 ///
 /// # Errors
 /// The first that failed; the caller leads everything back.
 pub fn to_bridge(record: &Record, report: &mut dyn FnMut(&str)) -> Result<Vec<String>, HandoverError> {
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<String> = shelter::raise(record).err().into_iter().collect();
     for hold in &record.holds {
         let manager = of(hold);
         report(&format!("handing {} to {}", record.bridge.name, manager.name()));
@@ -191,6 +202,7 @@ pub fn to_uplink(record: &Record) -> Result<Vec<String>, Vec<HandoverError>> {
             Err(error) => errors.push(error),
         }
     }
+    shelter::lower(record);
     if errors.is_empty() {
         Ok(warnings)
     } else {

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::apply::store;
 use crate::model::IfName;
 use crate::tool;
 
@@ -35,7 +34,7 @@ pub fn forget(dev: &IfName) {
     // dhcpcd's, where there is no resolvconf (20-resolv.conf of its hooks).
     let directory = "/run/dhcpcd/hook-state/resolv.conf";
     for name in noted(directory) {
-        let _ = store::remove(&Path::new(directory).join(name));
+        let _ = fs::remove_file(Path::new(directory).join(name));
     }
     for version in ["v4", "v6"] {
         for path in [
@@ -43,7 +42,7 @@ pub fn forget(dev: &IfName) {
             // Where it is there the hook takes the name servers for told.
             format!("/run/network/isc-dhcp-{version}-{dev}"),
         ] {
-            let _ = store::remove(Path::new(&path));
+            let _ = fs::remove_file(path);
         }
     }
 }

@@ -52,7 +52,7 @@ use crate::owners::{file, network_file};
 use crate::plan::hold::NetworkdHold;
 use crate::plan::{Plan, Record};
 
-use super::{Handover, HandoverError};
+use super::{Handover, HandoverError, written};
 
 const DIRECTORY: &str = "/run/systemd/network";
 /// The drop-in that has it keep what it finds on the uplink.
@@ -83,6 +83,12 @@ impl NetworkdHold {
         let name = Path::new(&self.file).file_name().unwrap_or_default();
         let directory = format!("{}.d", name.to_string_lossy());
         Path::new(DIRECTORY).join(directory).join(KEEP)
+    }
+
+    /// What the uplink's own file is to say on the way back, out of networkd's
+    /// sight.
+    fn kept(&self, uplink: &IfName) -> PathBuf {
+        self.path(uplink).with_extension("kept")
     }
 
     /// The bridge's file.
@@ -135,15 +141,7 @@ impl Handover for NetworkdHold {
     }
 
     fn commands(&self, record: &Record) -> Vec<String> {
-        let print = |text: &str, device: &IfName| {
-            let lines: Vec<String> = text
-                .lines()
-                .filter(|line| !line.is_empty() && !line.starts_with('#'))
-                .map(|line| format!("'{}'", line.replace('\'', r"'\''")))
-                .collect();
-            let path = self.path(device);
-            format!("printf '%s\\n' {} >'{}'", lines.join(" "), path.display())
-        };
+        let print = |text: &str, device: &IfName| written(text, &self.path(device));
         let reload = || "networkctl reload".to_owned();
         vec![
             print(&self.for_bridge(record), &record.bridge.name),
@@ -182,6 +180,9 @@ impl Handover for NetworkdHold {
                 format!("{} says how {bridge} is made", path.display()),
                 "choose another name: --bridge; or have networkd make that bridge: 'networkctl reload'",
             ));
+        }
+        if let Some(own) = &self.own {
+            write_file(&self.kept(&record.uplink.name), own)?;
         }
         let grabs = |path: &PathBuf| {
             let text = fs::read_to_string(path);
@@ -243,8 +244,20 @@ impl Handover for NetworkdHold {
     }
 
     fn to_uplink(&self, record: &Record) -> Result<Vec<String>, HandoverError> {
+        let kept = self.kept(&record.uplink.name);
+        let own = file::read(&kept, None).map(|kept| kept.text());
+        let warnings = self.give_back(record, own.or_else(|| self.own.clone()))?;
+        remove(&kept)?;
+        Ok(warnings)
+    }
+}
+
+impl NetworkdHold {
+    /// Gives it the uplink; `own` is what a file of the uplink's own says.
+    fn give_back(&self, record: &Record, own: Option<String>) -> Result<Vec<String>, HandoverError> {
         let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
         sight::unmute(uplink);
+        let _ = fs::remove_file(unfinished(&self.keep()));
         let is_one_of = |states: &[&str]| admin_state(uplink).is_some_and(|is| states.contains(&is.as_str()));
         // It may be learning the device anew just now.
         until(TAKEN, || !is_one_of(&["pending", "initialized", "linger"]));
@@ -253,7 +266,7 @@ impl Handover for NetworkdHold {
         let told_of = remove(&self.path(bridge))?;
         let path = self.path(uplink);
         let keeps = let_go && knows_what_is_there(uplink);
-        let told_of = match &self.own {
+        let told_of = match own {
             Some(own) if keeps => {
                 write_file(&path, &format!("{OWN_TEXT}{own}"))?;
                 true
@@ -346,8 +359,7 @@ fn write_file(path: &Path, text: &str) -> Result<(), HandoverError> {
     }
     let directory = path.parent().unwrap_or(Path::new(DIRECTORY));
     make_directory(directory)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = directory.join(format!(".{name}.new"));
+    let new = unfinished(path);
     let write = || {
         let _ = fs::remove_file(&new);
         let mut file = OpenOptions::new()
@@ -364,6 +376,13 @@ fn write_file(path: &Path, text: &str) -> Result<(), HandoverError> {
     write().map_err(fail)
 }
 
+/// The name of a file that is not whole yet. networkd reads none that begins
+/// so.
+fn unfinished(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.new"))
+}
+
 fn make_directory(path: &Path) -> Result<(), HandoverError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
     made.map_err(|what| {
@@ -377,6 +396,8 @@ fn make_directory(path: &Path) -> Result<(), HandoverError> {
 /// Removes a file, and its directory where nothing else is in it; false where
 /// there was none.
 fn remove(path: &Path) -> Result<bool, HandoverError> {
+    // What a vmbr has left that was killed while it wrote.
+    let _ = fs::remove_file(unfinished(path));
     if !fs::exists(path).unwrap_or(true) {
         return Ok(false);
     }

@@ -11,10 +11,6 @@ use super::file::Duty;
 use super::lease::Lease;
 use super::message::Way;
 
-/// `RTPROT_DHCP` of include/uapi/linux/rtnetlink.h, for a host that had no
-/// route to be like.
-const DHCP: u8 = 16;
-
 /// What leads from `live` to a lease; `old` is the address that it is instead
 /// of, `ways` what the server named before, where that is known.
 ///
@@ -173,7 +169,7 @@ fn route(way: &Way, duty: &Duty, lease: &Lease, like: Option<&Route>) -> Route {
         src: None,
         table: table::MAIN,
         kind: kind::UNICAST,
-        protocol: like.map_or(DHCP, |route| route.protocol),
+        protocol: like.map_or(protocol::DHCP, |route| route.protocol),
         scope: if way.via.is_some() {
             scope::UNIVERSE
         } else {

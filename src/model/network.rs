@@ -137,6 +137,28 @@ impl Network {
         }
     }
 
+    /// The same network, but of each family of which `now` has an address that
+    /// reaches beyond the link, the addresses and routes that `now` has.
+    pub fn unless_there(&self, now: &Self) -> Self {
+        let there = |family| {
+            let mut own = now.addresses.iter().filter(|a| a.family() == family);
+            own.any(|a| !a.is_link_local_v6())
+        };
+        let mut network = self.clone();
+        for family in [Family::V4, Family::V6]
+            .into_iter()
+            .filter(|family| there(*family))
+        {
+            network.addresses.retain(|a| a.family() != family);
+            network.routes.retain(|r| r.family() != family);
+            let addresses = now.addresses.iter().filter(|a| a.family() == family);
+            network.addresses.extend(addresses.cloned());
+            let routes = now.routes.iter().filter(|r| r.family() == family);
+            network.routes.extend(routes.cloned());
+        }
+        network
+    }
+
     /// What is not as it was in `earlier`, in a word or two; none where nothing
     /// has changed. Lifetimes that run down, what an advertisement renews,
     /// learned neighbours and settings count for nothing.
@@ -275,6 +297,22 @@ mod tests {
             rules: Vec::new(),
             sysctls: Sysctls::new(),
         }
+    }
+
+    #[test]
+    fn what_is_there_stands_family_by_family() {
+        let (old, new) = (address("192.0.2.21", 90, 90), address("192.0.2.108", 120, 120));
+        let (v6, link) = (
+            address("2001:db8::21", 90, 90),
+            address("fe80::21", FOREVER, FOREVER),
+        );
+        let record = network(&[old.clone(), v6.clone()]);
+        assert_eq!(record.unless_there(&network(&[])), record);
+        // Another lease; and IPv6 is not there yet.
+        let now = network(&[new.clone(), link]);
+        assert_eq!(record.unless_there(&now), network(&[v6.clone(), new]));
+        let now = network(std::slice::from_ref(&v6));
+        assert_eq!(record.unless_there(&now), network(&[old, v6]));
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub mod protocol {
     pub const KERNEL: u8 = 2;
     /// Learned from a router advertisement.
     pub const RA: u8 = 9;
+    /// Added by a DHCP client, which may mark its address so, too (`IFA_PROTO`).
+    pub const DHCP: u8 = 16;
 }
 
 /// Route types (`RTN_*`) that vmbr tells apart.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::model::route::protocol;
 use crate::model::{Address, Family, HostState, IfName, Link, address};
 
 use super::claim::{End, Lease};
@@ -17,9 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// `IFAPROT_KERNEL_RA` of include/uapi/linux/if_addr.h: the kernel made the
 /// address from a router advertisement, and renews it by the next.
 const KERNEL_RA: u8 = 2;
-/// `RTPROT_DHCP` of include/uapi/linux/rtnetlink.h, as a DHCP client may mark
-/// its address, too (`IFA_PROTO`).
-const DHCP: u8 = 16;
 
 /// The uplink, and what runs in its network namespace.
 pub struct Scene<'a> {
@@ -135,7 +133,10 @@ impl<'a> Scene<'a> {
 
     /// Addresses that say themselves that they come from DHCP.
     pub fn marked(&self) -> Vec<Lease> {
-        let marked = self.addresses.iter().filter(|a| a.protocol == Some(DHCP));
+        let marked = self
+            .addresses
+            .iter()
+            .filter(|a| a.protocol == Some(protocol::DHCP));
         marked
             .filter_map(|a| self.lease(a.local, None, End::Unknown))
             .collect()

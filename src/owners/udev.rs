@@ -19,6 +19,8 @@ use crate::tool;
 use super::scene::Scene;
 
 const DIRECTORY: &str = "/run/systemd/network";
+/// What the name of a file ends with that is not whole yet.
+const UNFINISHED: &str = "link.new";
 /// How long udevd may take to hear that there is something to read.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -77,7 +79,7 @@ pub fn announce(record: &Record) -> Result<(), String> {
     let write = || -> io::Result<()> {
         fs::create_dir_all(DIRECTORY)?;
         // udevd takes it whole or not at all.
-        let new = path.with_extension("link.new");
+        let new = path.with_extension(UNFINISHED);
         fs::write(&new, text(&record.bridge.name))?;
         fs::rename(&new, &path)
     };
@@ -97,6 +99,8 @@ pub fn announce(record: &Record) -> Result<(), String> {
 /// Takes that back.
 pub fn forget(record: &Record) {
     if record.udev {
-        let _ = fs::remove_file(path(&record.bridge.name));
+        let path = path(&record.bridge.name);
+        let _ = fs::remove_file(path.with_extension(UNFINISHED));
+        let _ = fs::remove_file(path);
     }
 }

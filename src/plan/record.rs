@@ -179,7 +179,8 @@ impl Record {
     /// Where an interrupted change ends: the uplink carries what it carried
     /// before, or what a `down` was about to give it. `now` is in seconds since
     /// the boot. What was unconfirmed for long keeps the lifetimes that were
-    /// renewed on the bridge.
+    /// renewed on the bridge; where there is no bridge any more, or not yet,
+    /// whoever has the uplink may have renewed its lease there, or got another.
     pub fn rolled_back(&self, live: &HostState, now: u64) -> Target {
         let (network, read_at) = match &self.end {
             Some(end) => (&end.network, Some(end.read_at)),
@@ -189,6 +190,9 @@ impl Record {
         let mut network = network.aged(u32::try_from(age).unwrap_or(u32::MAX));
         if self.progress == Progress::AwaitingConfirm {
             network.renew(&Network::of(live, &self.bridge.name).moved_to(&self.uplink.name));
+        }
+        if live.link(&self.bridge.name).is_none() && !self.holds.is_empty() {
+            network = network.unless_there(&Network::of(live, &self.uplink.name));
         }
         self.with(network)
     }

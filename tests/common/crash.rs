@@ -9,6 +9,8 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::common::strike::{Moment, Tracee, processes};
@@ -126,6 +128,16 @@ impl Victim {
     /// The processes of vmbr that run.
     pub fn alive(&self) -> Vec<i32> {
         processes(&self.host.ns, VMBR)
+    }
+
+    /// Kills all processes of vmbr, and waits until they are dead: on a busy
+    /// machine that takes a moment.
+    pub fn kill_all(&self) {
+        for pid in self.alive() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let dead = wait_until(PATIENCE, || self.alive().is_empty());
+        assert!(dead, "they live: {:?}", self.alive());
     }
 
     /// Runs `vmbr ARGS`; a sentence where its status is another than one of these.

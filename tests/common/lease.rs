@@ -76,7 +76,20 @@ impl Server {
 
     /// The same, with arguments that it had not before.
     pub fn go_on_with(&self, more: &[&str]) {
-        let range = format!("--dhcp-range=192.0.2.100,192.0.2.110,{LEASE}");
+        let all: Vec<&str> = self.more.iter().map(String::as_str).collect();
+        self.run("192.0.2.100,192.0.2.110", &[all.as_slice(), more].concat());
+    }
+
+    /// In its place, one that knows nothing of its leases, refuses them, and
+    /// has these addresses to give.
+    pub fn replace(&self, range: &str, more: &[&str]) {
+        self.fall_silent();
+        self.machine.sh("rm -f /run/leases");
+        self.run(range, more);
+    }
+
+    fn run(&self, range: &str, more: &[&str]) {
+        let range = format!("--dhcp-range={range},{LEASE}");
         let mut words = vec![
             "--no-ping",
             "--dhcp-authoritative",
@@ -90,7 +103,6 @@ impl Server {
             "--pid-file=/run/dnsmasq.pid",
         ];
         words.push(&range);
-        words.extend(self.more.iter().map(String::as_str));
         words.extend(more);
         self.machine.start("dnsmasq", &words);
         self.machine.until("grep -q :0043 /proc/net/udp");
@@ -121,6 +133,12 @@ impl Server {
         text.lines().filter_map(read).collect()
     }
 
+    /// Who has leased what: all that it knows of a client but the end.
+    pub fn clients(&self) -> Vec<Leased> {
+        let known = |lease: Leased| Leased { end: 0, ..lease };
+        self.leases().into_iter().map(known).collect()
+    }
+
     /// The lease of one address.
     pub fn lease(&self, address: &str) -> Leased {
         let mut all = self.leases().into_iter();
@@ -129,10 +147,15 @@ impl Server {
     }
 }
 
-/// A thousand echo requests a second to each of some addresses.
+/// A thousand echo requests a second to each of some addresses, and as many to
+/// the one who asks: what is lost of those the machine that runs the test has
+/// lost, which was too busy to read the answers.
 pub struct Stream {
     pings: Vec<(String, Child)>,
 }
+
+/// The one who asks.
+const CONTROL: &str = "127.0.0.1";
 
 /// What became of the requests to one address.
 #[derive(Debug)]
@@ -159,14 +182,14 @@ impl Stream {
             ((*to).to_owned(), command.spawn().unwrap())
         };
         let stream = Self {
-            pings: to.iter().map(ping).collect(),
+            pings: to.iter().chain([&CONTROL]).map(ping).collect(),
         };
         // What goes wrong later is nobody's but the hand-over's.
         sleep(Duration::from_millis(300));
         stream
     }
 
-    /// Ends, and counts.
+    /// Ends, and counts what is lost of the host's.
     pub fn end(mut self) -> Vec<Count> {
         // What the hand-over has left behind may show a moment later.
         sleep(Duration::from_millis(300));
@@ -188,8 +211,12 @@ impl Stream {
                 lost: missing,
             }
         };
-        let counts: Vec<Count> = std::mem::take(&mut self.pings).into_iter().map(count).collect();
+        let mut counts: Vec<Count> = std::mem::take(&mut self.pings).into_iter().map(count).collect();
         println!("{counts:?}");
+        let control = counts.pop().unwrap().lost;
+        for count in &mut counts {
+            count.lost = count.lost.saturating_sub(control);
+        }
         counts
     }
 

@@ -202,25 +202,3 @@ impl Drop for Machine {
         let _ = fs::remove_dir_all(&self.logs);
     }
 }
-
-/// A DHCP server in the LAN, a real dnsmasq, that leases 192.0.2.100 to
-/// 192.0.2.110 for 600 s.
-pub fn dhcp_server(lan: &Namespace) -> Machine {
-    let machine = Machine::new(lan);
-    machine.start(
-        "dnsmasq",
-        &[
-            "--no-ping",
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--port=0",
-            "--interface=lan0",
-            "--user=root",
-            "--dhcp-range=192.0.2.100,192.0.2.110,600",
-            "--dhcp-leasefile=/run/leases",
-            "--pid-file=",
-        ],
-    );
-    machine.until("grep -q :0043 /proc/net/udp");
-    machine
-}

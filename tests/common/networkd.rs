@@ -6,7 +6,6 @@
 use serde_json::Value;
 
 use crate::host::Host;
-use crate::lease::{Leased, Server};
 use crate::machine::Machine;
 
 /// What netplan writes for `dhcp4: true, dhcp6: true` and a metric.
@@ -98,12 +97,6 @@ pub fn defaults(host: &Host, family: &str) -> Vec<(String, u64)> {
         (route["dev"].as_str().unwrap().to_owned(), metric)
     };
     all.as_array().unwrap().iter().map(read).collect()
-}
-
-/// Who has leased what: all that the server knows of a client but the end.
-pub fn clients(server: &Server) -> Vec<Leased> {
-    let known = |lease: Leased| Leased { end: 0, ..lease };
-    server.leases().into_iter().map(known).collect()
 }
 
 /// Asserts that no address and no default route of a device went, as a

@@ -36,7 +36,7 @@ pub enum Moment {
 /// A process that is held at system calls.
 pub struct Tracee {
     pid: Pid,
-    // Waited for by its number.
+    // Waited for by its number; the process itself, or who waits for it.
     child: Option<Child>,
     inside: bool,
     ended: Option<WaitStatus>,
@@ -46,7 +46,13 @@ impl Tracee {
     /// Runs `program ARGS` in a namespace, held before its first instruction.
     /// What it says goes to `log`.
     pub fn start(ns: &Namespace, log: &Path, program: &[&str]) -> Self {
-        let mut command: Command = ns.command("sh");
+        Self::start_by(ns.command("sh"), log, program)
+    }
+
+    /// The same, with a command that becomes `sh`, or has `sh` as its child:
+    /// nsenter(1), where it enters a namespace of processes. That one stops
+    /// with its child, and wakes it.
+    pub fn start_by(mut command: Command, log: &Path, program: &[&str]) -> Self {
         command.args(STOPPED).args(program).env_remove("SUDO_USER");
         let log = File::create(log).unwrap();
         command
@@ -54,12 +60,14 @@ impl Tracee {
             .stdout(log.try_clone().unwrap())
             .stderr(log);
         let child = command.spawn().unwrap();
-        let pid = Pid::from_raw(child.id().try_into().unwrap());
-        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
+        let outer = Pid::from_raw(child.id().try_into().unwrap());
+        let stopped = waitpid(outer, Some(WaitPidFlag::WUNTRACED)).unwrap();
         assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
+        let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap();
+        let pid = children.trim().parse().map_or(outer, Pid::from_raw);
         let mut tracee = Self::hold(pid);
         tracee.child = Some(child);
-        kill(pid, Signal::SIGCONT).unwrap();
+        kill(outer, Signal::SIGCONT).unwrap();
         loop {
             match waitpid(pid, None).unwrap() {
                 WaitStatus::PtraceEvent(_, _, event) if event == Event::PTRACE_EVENT_EXEC as i32 => break,
@@ -188,6 +196,17 @@ impl Tracee {
     }
 }
 
+impl Drop for Tracee {
+    /// Waits for who waited for it, where that is another.
+    fn drop(&mut self) {
+        let me = u32::try_from(self.pid.as_raw()).ok();
+        let outer = self.child.as_mut().filter(|child| Some(child.id()) != me);
+        if let Some(child) = outer.filter(|_| self.ended.is_some()) {
+            let _ = child.wait();
+        }
+    }
+}
+
 /// The processes of a program that run in a namespace.
 pub fn processes(ns: &Namespace, program: &str) -> Vec<i32> {
     let program = PathBuf::from(program).canonicalize().unwrap();
@@ -237,9 +256,11 @@ fn changing_call(pid: Pid) -> Option<String> {
             let vector = number_at(argument(1) + 16);
             message(&at(number_at(vector), 4096), number_at(vector + 8))
         }
-        // What is said on stdout and stderr changes no state.
+        // What is said on stdout and stderr changes no state, nor does a thread
+        // that wakes another of its own.
         libc::SYS_write | libc::SYS_writev | libc::SYS_pwrite64 | libc::SYS_ftruncate => {
-            (argument(0) > 2).then(|| format!("write {}", file(0)))
+            let to = file(0);
+            (argument(0) > 2 && !to.contains("[eventfd]")).then(|| format!("write {to}"))
         }
         libc::SYS_openat => {
             let creates = (libc::O_CREAT | libc::O_TRUNC) as u64;
@@ -264,6 +285,7 @@ fn other_change(number: i64) -> Option<&'static str> {
         libc::SYS_linkat => "link",
         libc::SYS_symlinkat => "symlink",
         libc::SYS_fchmod | libc::SYS_fchmodat => "chmod",
+        libc::SYS_fchown | libc::SYS_fchownat => "chown",
         libc::SYS_clone | libc::SYS_clone3 => "clone",
         libc::SYS_execve => "execve",
         libc::SYS_kill => "kill",

@@ -99,27 +99,12 @@ pub fn end(host: &Host, machine: &Machine) -> u64 {
     lease["ends"].as_u64().unwrap_or_else(|| panic!("{lease}"))
 }
 
-/// In the place of a server, one that knows nothing of its leases, refuses
-/// them, and gives 192.0.2.120.
+/// In the place of a server, one that refuses its leases, and gives 192.0.2.120.
 pub fn replace(server: &Server) {
-    server.fall_silent();
-    server.machine.start(
-        "dnsmasq",
-        &[
-            "--no-ping",
-            "--dhcp-authoritative",
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--port=0",
-            "--interface=lan0",
-            "--user=root",
-            "--dhcp-range=192.0.2.120,192.0.2.120,120",
-            "--dhcp-option=option:router,192.0.2.2",
-            "--dhcp-leasefile=/run/others",
-            "--pid-file=/run/dnsmasq.pid",
-        ],
+    server.replace(
+        "192.0.2.120,192.0.2.120",
+        &["--dhcp-option=option:router,192.0.2.2"],
     );
-    server.machine.until("grep -q :0043 /proc/net/udp");
 }
 
 /// The seconds that are left of the IPv4 address of a device.

@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::apply::lock;
 use crate::apply::migrate::HeldSignals;
 use crate::apply::namespace;
-use crate::apply::recover::{self, milliseconds_left};
+use crate::apply::recover::{self, RecoverError, milliseconds_left};
 use crate::apply::store::Store;
 use crate::apply::watch::Watch;
 use crate::model::IfName;
@@ -30,6 +30,10 @@ use super::{is_pipe, path_of};
 const STUCK: Duration = Duration::from_secs(120);
 /// How long another vmbr may keep the lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(120);
+/// How often a manager that would not take the uplink back is asked once more,
+/// and what is between: it may be busy, or is being started anew.
+const HELD_TRIES: usize = 4;
+const HELD_PAUSE: Duration = Duration::from_secs(3);
 /// Time between two looks where there is nothing to wait for.
 const LONG: Duration = Duration::from_secs(60);
 /// Time between two tries to read what cannot be read.
@@ -191,14 +195,28 @@ impl Dog<'_> {
 
     fn lead_back(&self, reason: &str) {
         let _held = HeldSignals::hold();
+        for left in (0..HELD_TRIES).rev() {
+            if self.try_to_lead_back(reason, left > 0) {
+                return;
+            }
+            // Without the lock: an administrator may be quicker.
+            sleep(HELD_PAUSE);
+        }
+    }
+
+    /// Whether that is the end of it; else it is `again`, where that is wanted.
+    fn try_to_lead_back(&self, reason: &str, again: bool) -> bool {
         let done = namespace::identity().map(|identity| lock::wait(&identity, LOCK_PATIENCE));
         let _lock = match done {
             Ok(Ok(lock)) => lock,
-            other => return log(&format!("{}: cannot take the lock: {other:?}", self.bridge)),
+            other => {
+                log(&format!("{}: cannot take the lock: {other:?}", self.bridge));
+                return true;
+            }
         };
         // Someone else may have led it back, or confirmed it, meanwhile.
         let Some(record) = self.record().ok().flatten().filter(recover::is_due) else {
-            return;
+            return true;
         };
         let uplink = &record.uplink.name;
         match recover::recover(&self.store, &record, reason) {
@@ -208,10 +226,15 @@ impl Dog<'_> {
                     self.bridge
                 ));
                 (self.led_back)(&record);
+                true
             }
-            Err(error) => log(&format!(
-                "cannot lead the network back to {uplink} ({reason}): {error}; try 'vmbr recover'"
-            )),
+            Err(RecoverError::Held(_)) if again => false,
+            Err(error) => {
+                log(&format!(
+                    "cannot lead the network back to {uplink} ({reason}): {error}; try 'vmbr recover'"
+                ));
+                true
+            }
         }
     }
 }
