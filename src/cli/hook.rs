@@ -139,11 +139,11 @@ fn prepare_one(wanted: &Wanted, runner: Runner, mark: &str, args: &Args) -> Resu
         !held && add::stands_otherwise(link, &asked).is_some()
     });
     if !stale {
-        return add::ensure(&asked, live);
+        return add::ensure(&asked, Some(live));
     }
     // The domain was changed since, and no guest is on it.
     remove(std::slice::from_ref(dev))?;
-    add::ensure(&asked, tap::look()?)
+    add::ensure(&asked, Some(tap::look()?))
 }
 
 /// A device that this hook did not make is used where it is just what is asked

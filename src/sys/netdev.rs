@@ -104,6 +104,33 @@ impl Control {
         }
     }
 
+    /// How many ports a bridge has. A dump of as many devices takes a hundred
+    /// times as long.
+    ///
+    /// # Errors
+    /// ENODEV if there is none of this name, EOPNOTSUPP if it is no bridge.
+    #[cfg(feature = "cli")]
+    pub fn port_count(&self, bridge: &IfName) -> io::Result<usize> {
+        // The bridge's part of include/uapi/linux/sockios.h and if_bridge.h.
+        const SIOCDEVPRIVATE: u32 = 0x89f0;
+        const BRCTL_GET_PORT_LIST: libc::c_ulong = 7;
+        let mut indices = [0 as libc::c_int; crate::model::bridge::PORTS_MAX + 1];
+        let mut arguments = [
+            BRCTL_GET_PORT_LIST,
+            indices.as_mut_ptr() as libc::c_ulong,
+            indices.len() as libc::c_ulong,
+            0,
+        ];
+        let mut asked = ifreq::named(bridge);
+        asked.ifr_ifru.ifru_data = arguments.as_mut_ptr().cast();
+        // The kernel reads the four arguments and writes as many indices as
+        // the third says at most (br_dev_siocdevprivate(),
+        // net/bridge/br_ioctl.c); both outlive the call.
+        self.call(SIOCDEVPRIVATE, &mut asked)?;
+        // By the port's number, from 1 on; 0 where there is none.
+        Ok(indices.iter().filter(|index| **index != 0).count())
+    }
+
     /// Makes a device a port of a bridge. Needs CAP_NET_ADMIN.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use crate::model::bridge::PORTS_MAX;
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::ports::{self, PortError, TapOptions};
 use crate::plan::Refusal;
+use crate::sys::netdev::Control;
 use crate::sys::syslog::Severity;
 use crate::sys::tap::TAP_MAC_BYTE;
 
@@ -35,33 +36,54 @@ pub struct Wanted {
 /// Runs `vmbr tap add`.
 pub fn run(add: &TapAdd, args: &Args) -> Result<(), Error> {
     require_privilege()?;
-    let live = look()?;
+    let names = names(add)?;
+    let news = |bridge: &&IfName| are_news(&names, bridge);
+    let (bridge, live) = match add.bridge.as_ref().filter(news) {
+        Some(bridge) => (bridge.clone(), None),
+        None => {
+            let live = look()?;
+            (bridge(add.bridge.as_ref(), &live, args)?, Some(live))
+        }
+    };
     let wanted = Wanted {
-        names: names(add)?,
-        bridge: bridge(add.bridge.as_ref(), &live, args)?,
+        names,
+        bridge,
         options: options(add)?,
     };
     let made = ensure(&wanted, live)?;
     tell(&wanted, &made, args)
 }
 
+/// Whether no device has one of the names, and the bridge is one. A look at all
+/// of the host's devices, a thousand TAPs maybe, then tells nothing more.
+fn are_news(names: &[IfName], bridge: &IfName) -> bool {
+    let Ok(control) = Control::open() else {
+        return false;
+    };
+    let is_free = |name: &IfName| {
+        let answer = control.index(name);
+        answer.is_err_and(|error| error.raw_os_error() == Some(Errno::ENODEV as i32))
+    };
+    control.port_count(bridge).is_ok() && names.iter().all(is_free)
+}
+
 /// Sees that the TAPs are there, as they are wanted, and gives the names of
 /// those that it made: all of those that were missing, or none. `live` is a
-/// look at the host's devices.
+/// look at the host's devices; none where not one of the TAPs is there.
 ///
 /// # Errors
 /// One stands that is not as it is wanted; or one cannot be made.
-pub fn ensure(wanted: &Wanted, mut live: HostState) -> Result<Vec<IfName>, Error> {
+pub fn ensure(wanted: &Wanted, mut live: Option<HostState>) -> Result<Vec<IfName>, Error> {
     let mut tries = 1;
     let made = loop {
-        match attempt(wanted, &live) {
+        match attempt(wanted, live.as_ref()) {
             // Someone else was faster. If it is the same TAP, all is well.
             Err(Failure::Port(error)) if is_taken(&error) && tries < TRIES => tries += 1,
             Err(Failure::Port(error)) => return Err(failed(&wanted.bridge, &error)),
             Err(Failure::Refused(refusals)) => return Err(Error::Refused(refusals)),
             Ok(made) => break made,
         }
-        live = look()?;
+        live = Some(look()?);
     };
     if !made.is_empty() {
         log(
@@ -94,8 +116,12 @@ enum Failure {
 }
 
 /// Makes what is missing and gives the names of that.
-fn attempt(wanted: &Wanted, live: &HostState) -> Result<Vec<IfName>, Failure> {
-    let (missing, refusals) = compare(wanted, live);
+fn attempt(wanted: &Wanted, live: Option<&HostState>) -> Result<Vec<IfName>, Failure> {
+    let (missing, mut refusals) = match live {
+        Some(live) => compare(wanted, live),
+        None => (wanted.names.clone(), Vec::new()),
+    };
+    refusals.extend(crowded(&wanted.bridge, missing.len()));
     if !refusals.is_empty() {
         return Err(Failure::Refused(refusals));
     }
@@ -117,16 +143,22 @@ fn compare(wanted: &Wanted, live: &HostState) -> (Vec<IfName>, Vec<Refusal>) {
             }
         }
     }
-    let bridge = &wanted.bridge;
-    let left = PORTS_MAX.saturating_sub(live.ports_of(bridge).count());
-    if missing.len() > left {
-        let asked = missing.len();
-        refusals.push(Refusal::new(
+    (missing, refusals)
+}
+
+/// Why so many more ports do not fit on a bridge.
+fn crowded(bridge: &IfName, asked: usize) -> Option<Refusal> {
+    // What is wrong with the bridge is told by who uses it.
+    let count = Control::open()
+        .and_then(|control| control.port_count(bridge))
+        .ok()?;
+    let left = PORTS_MAX.saturating_sub(count);
+    (asked > left).then(|| {
+        Refusal::new(
             format!("{bridge} has room for {left} more ports, not for {asked}: a bridge holds {PORTS_MAX}"),
             format!("ask for {left} at most, remove some (vmbr tap list shows them), or use another bridge"),
-        ));
-    }
-    (missing, refusals)
+        )
+    })
 }
 
 /// In what a device that stands is not as it is wanted.
