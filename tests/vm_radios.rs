@@ -174,8 +174,21 @@ fn a_station_s_nic_becomes_an_uplink_and_keeps_its_network() {
     let report = telling();
     report.ended("up", "up", 0);
     assert!(report.ended("up", "again", 0).contains("already so"));
-    let status: Value = serde_json::from_str(report.ended("down", "status", 0)).unwrap();
+    let status: Value = serde_json::from_str(report.ended("wpa2-unicast", "status", 0)).unwrap();
     let bridge = &status["bridges"][0];
+    for (port, mac, address) in [
+        ("tap1", "52:54:00:00:00:01", "2001:db8::5054:ff:fe00:1"),
+        ("tap2", "52:54:00:00:00:02", "2001:db8::5054:ff:fe00:2"),
+    ] {
+        let of = |list: &Value, key: &str, name: &str| {
+            let list = list.as_array().unwrap();
+            let found = list.iter().find(|one| one[key] == name).cloned();
+            found.unwrap_or_else(|| panic!("no {name}: {status}"))
+        };
+        let guest = of(&of(&bridge["ports"], "name", port)["guests"], "mac", mac);
+        let addresses = guest["addresses"].as_array().unwrap();
+        assert!(addresses.contains(&address.into()), "{status}");
+    }
     assert_eq!(
         (&bridge["mode"], &bridge["uplink"]),
         (&"mac-nat".into(), &"wlan0".into())
@@ -213,7 +226,10 @@ fn nothing_leaves_a_radio_with_a_guest_s_mac() {
 
 #[test]
 fn guests_come_along_to_another_access_point() {
-    telling().all_well("roam", &["roams", "roamed-out", "roamed-in", "roamed-host"]);
+    telling().all_well(
+        "roam",
+        &["heard", "told", "roams", "roamed-out", "roamed-in", "roamed-host"],
+    );
 }
 
 #[test]
