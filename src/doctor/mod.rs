@@ -134,6 +134,17 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+/// What an administrator should know before a new `bridge` whose uplink is no
+/// port of it: what bears on it, and is quick to find.
+pub fn before_translation(bridge: &IfName) -> Vec<String> {
+    let findings = gather::firewall(false).check(bridge, (false, false));
+    let seen = findings
+        .iter()
+        .filter(|finding| finding.severity != Severity::Note);
+    seen.map(|finding| format!("{}; remedy: {}", finding.message, finding.remedy))
+        .collect()
+}
+
 /// What an administrator should know before `uplink` becomes a port of a new
 /// `bridge`, in sentences: what bears on it, and is quick to find. `in_zone`
 /// says whether firewalld will be told of the bridge in any case.
