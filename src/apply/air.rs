@@ -30,7 +30,7 @@ pub fn look(record: &Record) -> io::Result<(HostState, Programs)> {
     let names = air.map(|air| [&record.bridge.name, &air.port, &air.far]);
     let devices: Vec<&IfName> = names.into_iter().flatten().collect();
     let live = dump::snapshot(&devices)?;
-    let programs = programs(&live, record).map_err(io::Error::other)?;
+    let programs = programs(&live, record).map_err(said)?;
     Ok((live, programs))
 }
 
@@ -43,10 +43,10 @@ pub fn programs(live: &HostState, record: &Record) -> Result<Programs, mac_nat::
     let uplink = air::uplink(live, record).map_or(0, |link| link.index);
     let port = record.air.as_ref().and_then(|air| live.link(&air.port));
     let stand = mac_nat::attached(uplink, port.map_or(0, |port| port.index))?;
-    Ok(match [stand.air_out, stand.uplink_in, stand.uplink_out] {
-        [true, true, true] => Programs::All,
-        [false, false, false] => Programs::None,
-        _ => Programs::Some,
+    Ok(match (stand.all(), stand.any()) {
+        (true, _) => Programs::All,
+        (false, true) => Programs::Some,
+        (false, false) => Programs::None,
     })
 }
 
@@ -146,12 +146,7 @@ pub fn sync(record: &Record) -> Result<bool, MigrateError> {
     }
     // What was attached a moment ago knows it all; this finds it so.
     let (settings, addresses) = orders(&target).ok_or_else(gone)?;
-    let told = mac_nat::sync(&settings, &addresses).map_err(|error| {
-        MigrateError::Read(io::Error::other(format!(
-            "cannot tell the programs of {}: {error}",
-            record.bridge.name
-        )))
-    })?;
+    let told = mac_nat::sync(&settings, &addresses).map_err(|error| MigrateError::Read(said(error)))?;
     Ok(changed || told)
 }
 
@@ -179,15 +174,23 @@ pub fn orders_of(translation: &air::Translation) -> io::Result<(mac_nat::Setting
     Ok((settings, addresses))
 }
 
+/// With what helps, as the whole is one sentence of a longer one.
+fn said(error: mac_nat::MacNatError) -> io::Error {
+    io::Error::other(match error.remedy {
+        Some(remedy) => format!("{error} ({remedy})"),
+        None => error.to_string(),
+    })
+}
+
 /// Performs an operation of the translation; none of others.
 pub(super) fn perform(op: &Op) -> Option<io::Result<()>> {
     match op {
         Op::Translate(translation) => Some(orders_of(translation).and_then(|(settings, addresses)| {
-            mac_nat::attach(&settings, &addresses).map_err(io::Error::other)
+            mac_nat::attach(&settings, &addresses).map_err(said)
         })),
         Op::StopTranslation { index, air, .. } => {
             let port = nix::net::if_::if_nametoindex(air.as_str()).unwrap_or(0);
-            Some(mac_nat::detach(*index, port).map_err(io::Error::other))
+            Some(mac_nat::detach(*index, port).map_err(said))
         }
         _ => None,
     }

@@ -198,9 +198,11 @@ impl Record {
         &self,
         link: &Link,
         protected: BTreeSet<IpAddr>,
-        pins: BTreeMap<IpAddr, MacAddr6>,
+        mut pins: BTreeMap<IpAddr, MacAddr6>,
     ) -> Option<Target> {
         let air = self.air.clone()?;
+        // What the ACL gives away is not the host's own.
+        pins.retain(|address, _| !protected.contains(address));
         let translation = Translation {
             uplink: link.name.clone(),
             index: link.index,
