@@ -50,10 +50,23 @@ use std::time::Duration;
 use macaddr::MacAddr6;
 
 #[cfg(feature = "mac-nat")]
+mod hooks;
+#[cfg(feature = "mac-nat")]
+mod layout;
+#[cfg(feature = "mac-nat")]
 mod loader;
 #[cfg(not(feature = "mac-nat"))]
 #[path = "without.rs"]
 mod loader;
+#[cfg(feature = "mac-nat")]
+mod maps;
+
+#[cfg(feature = "mac-nat")]
+#[doc(hidden)]
+pub use {
+    hooks::Way,
+    loader::{OBJECT, attach_by, load},
+};
 
 pub use loader::{attach, attached, counters, detach, guests, supported, sync};
 
