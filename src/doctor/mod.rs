@@ -91,7 +91,7 @@ impl Facts {
 
     /// The ports by which a bridge leads out of the host.
     pub fn ways_out<'a>(&'a self, bridge: &'a IfName) -> Vec<&'a Link> {
-        let uplink = self.record(bridge).map(|record| &record.uplink.name);
+        let uplink = self.record(bridge).map(Record::way_out);
         let leads_out = |port: &&Link| port.leads_out() || Some(&port.name) == uplink;
         self.host.ports_of(bridge).filter(leads_out).collect()
     }

@@ -245,7 +245,8 @@ pub fn plan(live: &HostState, programs: Programs, target: &Target) -> Plan {
         Some(translation) => {
             plan.push(Stage::Prepare, prepare(live, target));
             plan.push(Stage::Enslave, join(live, target));
-            if programs != Programs::All {
+            // The air port's own went with it.
+            if programs != Programs::All || pair(live, &target.air).is_none() {
                 plan.push(Stage::Translate, vec![Op::Translate(translation.clone())]);
             }
         }
@@ -384,7 +385,7 @@ fn remove(live: &HostState, target: &Target) -> Vec<Op> {
 }
 
 /// Where the object with the programs would be, for a person.
-const OBJECT: &str = "mac_nat.bpf.o";
+const OBJECT: &str = "mac_nat.o";
 
 /// The commands that attach the programs by hand.
 pub(super) fn translate_text(translation: &Translation, unsaid: &mut Vec<String>) -> String {
@@ -423,9 +424,9 @@ pub(super) fn translate_text(translation: &Translation, unsaid: &mut Vec<String>
         let _ = writeln!(text, "tc qdisc add dev {dev} clsact");
     }
     let filters = [
-        (air, "egress", "air_out"),
-        (uplink, "ingress", "uplink_in"),
-        (uplink, "egress", "uplink_out"),
+        (uplink, "ingress", "vmbr_uplink_in"),
+        (uplink, "egress", "vmbr_uplink_out"),
+        (air, "egress", "vmbr_air_out"),
     ];
     let filters = filters.map(|(dev, side, program)| {
         format!("tc filter add dev {dev} {side} bpf direct-action object-file {OBJECT} program {program}")
@@ -436,7 +437,7 @@ pub(super) fn translate_text(translation: &Translation, unsaid: &mut Vec<String>
 
 /// The commands that take them away.
 pub(super) fn stop_text(uplink: &IfName, air: &IfName) -> String {
-    let sides = [(uplink, "egress"), (uplink, "ingress"), (air, "egress")];
+    let sides = [(air, "egress"), (uplink, "egress"), (uplink, "ingress")];
     sides
         .map(|(dev, side)| format!("tc filter del dev {dev} {side}"))
         .join("\n")
