@@ -28,19 +28,22 @@ impl Maps {
         Self::named(|name| object.take_map(name).ok_or_else(|| missing(name)))
     }
 
-    /// Those of a program that stands.
-    pub fn of_ids(ids: &[u32]) -> Result<Self, MacNatError> {
-        let mut found = BTreeMap::new();
-        for id in ids {
-            let data = MapData::from_id(*id).map_err(|error| failure("opening", "a map", &error))?;
-            let info = data
-                .info()
-                .map_err(|error| failure("asking for", "a map", &error))?;
-            let name = info.name_as_str().unwrap_or_default().to_owned();
-            let map = Map::from_map_data(data).map_err(|error| failure("opening", &name, &error))?;
-            found.insert(name, map);
-        }
+    /// Those of programs that stand.
+    pub fn of_ids(ids: &BTreeSet<u32>) -> Result<Self, MacNatError> {
+        let mut found = open(ids)?;
         Self::named(|name| found.remove(name).ok_or_else(|| missing(name)))
+    }
+
+    /// The settings of programs that stand, some or all.
+    pub fn settings_of_ids(ids: &BTreeSet<u32>) -> Result<[u8; SETTINGS], MacNatError> {
+        let map = open(ids)?
+            .remove(SETTINGS_NAME)
+            .ok_or_else(|| missing(SETTINGS_NAME))?;
+        let settings: Array<MapData, [u8; SETTINGS]> =
+            Array::try_from(map).map_err(|error| failure("opening", "settings", &error))?;
+        settings
+            .get(&0, 0)
+            .map_err(|error| failure("reading", "settings", &error))
     }
 
     fn named(mut take: impl FnMut(&'static str) -> Result<Map, MacNatError>) -> Result<Self, MacNatError> {
