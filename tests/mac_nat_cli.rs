@@ -50,7 +50,7 @@ fn guests_join_and_the_host_stays_as_it_was() {
     let refused = host.vmbr(&["down"]);
     assert_eq!(refused.code(), 3, "{refused:?}");
     assert!(refused.stderr.contains("g1, g2"), "{refused:?}");
-    drop((one, two));
+    [one, two].map(|guest| guest.leave(&host));
     let down = host.vmbr(&["down"]);
     assert_eq!(down.code(), 0, "{down:?}");
     assert!(down.stdout.contains("br0 is gone"), "{down:?}");

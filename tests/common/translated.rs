@@ -78,6 +78,11 @@ impl Guest {
         }
     }
 
+    /// Ends it; its port is gone when this returns.
+    pub fn leave(self, host: &Host) {
+        host.sh(&format!("ip link del {}", self.port));
+    }
+
     /// Asserts that it reaches this, in both families.
     pub fn assert_reaches(&self, v4: &str, v6: &str) {
         for to in [v4, v6] {
