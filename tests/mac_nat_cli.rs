@@ -6,15 +6,15 @@
     reason = "a test ends at the first surprise"
 )]
 
-#[path = "common/translated.rs"]
-mod translated;
 mod common;
 #[path = "common/host.rs"]
 mod host;
+#[path = "common/translated.rs"]
+mod translated;
 
-use translated::{Guest, STATIC, UP, assert_known_as_uplink, assert_untouched, filters, status};
 use host::{Host, ping};
 use serde_json::json;
+use translated::{Guest, STATIC, UP, assert_known_as_uplink, assert_untouched, filters, status};
 
 /// The whole life: up, two guests, down. The host's own network stays as it
 /// was all the time.
@@ -50,7 +50,8 @@ fn guests_join_and_the_host_stays_as_it_was() {
     let refused = host.vmbr(&["down"]);
     assert_eq!(refused.code(), 3, "{refused:?}");
     assert!(refused.stderr.contains("g1, g2"), "{refused:?}");
-    [one, two].map(|guest| guest.leave(&host));
+    one.leave(&host);
+    two.leave(&host);
     let down = host.vmbr(&["down"]);
     assert_eq!(down.code(), 0, "{down:?}");
     assert!(down.stdout.contains("br0 is gone"), "{down:?}");

@@ -113,7 +113,9 @@ impl Case {
                 if refusals.is_empty() {
                     Ok(stand(&record(&live, &uplink, &bridge, dhcp_chaddr)))
                 } else {
-                    Err(refusals.iter().fold(String::new(), |text, r| format!("{text}{r}\n")))
+                    Err(refusals
+                        .iter()
+                        .fold(String::new(), |text, r| format!("{text}{r}\n")))
                 }
             }
             What::Stand { record: name } => {
@@ -121,7 +123,10 @@ impl Case {
                 files.insert(name);
                 Ok(target)
             }
-            What::Down { record: name, removes } => {
+            What::Down {
+                record: name,
+                removes,
+            } => {
                 let record: Record = json(&path, &name);
                 files.insert(name);
                 Ok(record.untranslated(removes).unwrap())
@@ -164,7 +169,11 @@ fn cases() -> Vec<Case> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden_mac_nat");
     let mut paths: Vec<PathBuf> = fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).collect();
     paths.sort();
-    assert!(paths.len() >= 15, "only {} cases: are they all there?", paths.len());
+    assert!(
+        paths.len() >= 15,
+        "only {} cases: are they all there?",
+        paths.len()
+    );
     paths.into_iter().map(Case::read).collect()
 }
 
@@ -177,7 +186,11 @@ fn every_answer_is_as_written() {
     );
     let mut wrong = Vec::new();
     for case in cases() {
-        let name = if case.answer.is_ok() { "plan.txt" } else { "refusal.txt" };
+        let name = if case.answer.is_ok() {
+            "plan.txt"
+        } else {
+            "refusal.txt"
+        };
         let file = case.path.join(name);
         if bless {
             fs::write(&file, case.text()).unwrap();
@@ -187,12 +200,20 @@ fn every_answer_is_as_written() {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         if found != case.files {
-            wrong.push(format!("{}: has {found:?}, should have {:?}", case.name(), case.files));
+            wrong.push(format!(
+                "{}: has {found:?}, should have {:?}",
+                case.name(),
+                case.files
+            ));
             continue;
         }
         let written = fs::read_to_string(&file).unwrap();
         if written != case.text() {
-            wrong.push(format!("{}: planned\n{}and not\n{written}", case.name(), case.text()));
+            wrong.push(format!(
+                "{}: planned\n{}and not\n{written}",
+                case.name(),
+                case.text()
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -203,7 +224,12 @@ fn only_a_host_that_differs_is_changed() {
     for case in cases() {
         if let Ok(target) = &case.answer {
             let plan = plan(&case.live, case.programs, target);
-            assert_eq!(plan.is_empty(), case.name().starts_with("already-"), "{}", case.name());
+            assert_eq!(
+                plan.is_empty(),
+                case.name().starts_with("already-"),
+                "{}",
+                case.name()
+            );
         }
     }
 }
@@ -333,7 +359,9 @@ fn from_every_prefix_both_ends_are_reached() {
         let ops: Vec<&Op> = whole.ops().collect();
         for length in 0..=ops.len() {
             let (mut live, mut programs) = (case.live.clone(), case.programs);
-            ops.iter().take(length).for_each(|op| apply(&mut live, &mut programs, op));
+            ops.iter()
+                .take(length)
+                .for_each(|op| apply(&mut live, &mut programs, op));
             let back = Target {
                 translation: None,
                 ..target.clone()

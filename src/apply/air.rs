@@ -185,9 +185,10 @@ fn said(error: mac_nat::MacNatError) -> io::Error {
 /// Performs an operation of the translation; none of others.
 pub(super) fn perform(op: &Op) -> Option<io::Result<()>> {
     match op {
-        Op::Translate(translation) => Some(orders_of(translation).and_then(|(settings, addresses)| {
-            mac_nat::attach(&settings, &addresses).map_err(said)
-        })),
+        Op::Translate(translation) => Some(
+            orders_of(translation)
+                .and_then(|(settings, addresses)| mac_nat::attach(&settings, &addresses).map_err(said)),
+        ),
         Op::StopTranslation { index, air, .. } => {
             let port = nix::net::if_::if_nametoindex(air.as_str()).unwrap_or(0);
             Some(mac_nat::detach(*index, port).map_err(said))

@@ -17,6 +17,7 @@ mod run;
 mod status;
 mod sync;
 mod tap;
+mod translation;
 mod up;
 mod verification;
 mod watchdog;
