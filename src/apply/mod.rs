@@ -6,6 +6,8 @@
 //! - [`still`]: the picture of the host that a plan rests on.
 //! - [`executor`]: performs a plan, and stops at the first failure.
 //! - [`migrate`]: the way to a target and, where that fails, back.
+//! - [`air`]: the way to a bridge with MAC-NAT and back; [`told`] reads what
+//!   its programs are told beside the kernel's network.
 //! - [`probe`]: whether gateways answer.
 //! - [`recover`]: the way back of a change that did not end.
 //! - [`watchdog`]: the process that takes it when the one that changes dies.
@@ -13,6 +15,7 @@
 //!   the watchdog sees them.
 #![forbid(unsafe_code)]
 
+pub mod air;
 pub mod clock;
 pub mod executor;
 pub mod lock;
@@ -24,5 +27,6 @@ pub mod recover;
 pub mod solicit;
 pub mod still;
 pub mod store;
+pub mod told;
 pub mod watch;
 pub mod watchdog;

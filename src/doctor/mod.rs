@@ -91,7 +91,7 @@ impl Facts {
 
     /// The ports by which a bridge leads out of the host.
     pub fn ways_out<'a>(&'a self, bridge: &'a IfName) -> Vec<&'a Link> {
-        let uplink = self.record(bridge).map(|record| &record.uplink.name);
+        let uplink = self.record(bridge).map(Record::way_out);
         let leads_out = |port: &&Link| port.leads_out() || Some(&port.name) == uplink;
         self.host.ports_of(bridge).filter(leads_out).collect()
     }
@@ -132,6 +132,17 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = checks.iter().flat_map(|check| check(facts)).collect();
     findings.sort_by_key(|finding| finding.severity);
     findings
+}
+
+/// What an administrator should know before a new `bridge` whose uplink is no
+/// port of it: what bears on it, and is quick to find.
+pub fn before_translation(bridge: &IfName) -> Vec<String> {
+    let findings = gather::firewall(false).check(bridge, (false, false));
+    let seen = findings
+        .iter()
+        .filter(|finding| finding.severity != Severity::Note);
+    seen.map(|finding| format!("{}; remedy: {}", finding.message, finding.remedy))
+        .collect()
 }
 
 /// What an administrator should know before `uplink` becomes a port of a new
