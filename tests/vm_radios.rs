@@ -247,6 +247,58 @@ fn a_station_that_changes_its_mac_takes_its_guests_along() {
     report.all_well("mac", &["changed-out", "changed-in", "changed-host"]);
 }
 
+/// The answers to a step's pings, `SEQUENCE ADDRESS` each.
+fn answers(report: &Report, case: &str, name: &str) -> Vec<String> {
+    let answer = |line: &str| {
+        let (_, rest) = line.split_once(" bytes from ")?;
+        let (address, rest) = rest.split_once(": icmp_seq=")?;
+        let address = address.split('%').next()?;
+        Some(format!("{} {address}", rest.split(' ').next()?))
+    };
+    report.ended(case, name, 0).lines().filter_map(answer).collect()
+}
+
+#[test]
+fn what_is_sent_once_arrives_once() {
+    for (name, addresses) in [("in", 2), ("station", 2), ("host", 2), ("guests", 2)] {
+        let mut seen = answers(telling(), "once", name);
+        assert_eq!(seen.len(), 2 * addresses, "{name}: {seen:#?}");
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 2 * addresses, "{name}: there are duplicates");
+    }
+    for name in ["everybody-in", "everybody-out", "everybody-host"] {
+        let mut seen = answers(telling(), "once", name);
+        for everybody in ["5054:ff:fe00:1", "5054:ff:fe00:2", "ff:fe00:100", "ff:fe00:200"] {
+            // The second question ends with its first answer.
+            assert!(
+                seen.contains(&format!("1 fe80::{everybody}")),
+                "{name}: {seen:#?}"
+            );
+        }
+        let all = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), all, "{name}: there are duplicates");
+    }
+}
+
+#[test]
+fn a_guest_does_not_get_what_is_another_s() {
+    let report = telling();
+    report.all_well("hostile", &["before", "before-other"]);
+    for (name, who) in [("gateway-sta", "52:54:"), ("gateway-other", "02:00:00:00:01:")] {
+        let said = report.ended("hostile", name, 0);
+        assert!(said.contains("lladdr") && !said.contains(who), "{name}: {said}");
+    }
+    report.all_well("hostile", &["after-out", "after-in", "after-host", "after-other"]);
+    let status: Value = serde_json::from_str(report.ended("hostile", "status", 0)).unwrap();
+    let refused = &status["bridges"][0]["translation"]["counters"]["protected"];
+    assert!(refused.as_u64().is_some_and(|count| count >= 8), "{status}");
+    // What nobody else has any more is taken over.
+    report.all_well("hostile", &["first", "moved", "moved-host"]);
+}
+
 #[test]
 #[ignore = "boots a virtual machine: fifteen minutes of software emulation"]
 fn an_open_network() {
