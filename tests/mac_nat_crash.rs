@@ -142,7 +142,11 @@ fn whole(victim: &Victim) -> Result<Whole, String> {
 }
 
 fn is_idle(victim: &Victim) -> bool {
-    victim.alive().is_empty() && victim.records().iter().all(|(_, progress)| progress != "changing")
+    victim.alive().is_empty()
+        && victim
+            .records()
+            .iter()
+            .all(|(_, progress)| progress != "changing")
 }
 
 /// Kills the watchdog and then the command, before either can act.
@@ -211,7 +215,8 @@ fn moments(calls: &[String], stride: usize) -> Vec<Point> {
     for (place, call) in calls.iter().enumerate() {
         for (side, moment) in [Moment::Before, Moment::After].into_iter().enumerate() {
             let possible = moment == Moment::Before || call != "exit_group";
-            let chosen = (2 * place + side) % stride == 0 || (stride < 20 && vital(call) && side == place % 2);
+            let chosen =
+                (2 * place + side) % stride == 0 || (stride < 20 && vital(call) && side == place % 2);
             if possible && chosen {
                 all.push(Point {
                     nth: place + 1,
