@@ -244,9 +244,7 @@ impl Air {
         settings: &Settings,
         addresses: &Addresses,
     ) -> Result<(), MacNatError> {
-        inside(&self.host, || {
-            mac_nat::attach_by(Some(way), settings, addresses)
-        })
+        inside(&self.host, || mac_nat::attach_by(Some(way), settings, addresses))
     }
 
     /// What it has learned.
@@ -271,11 +269,7 @@ impl Air {
     /// first one of each began.
     pub fn heard(&mut self) -> BTreeMap<String, (u64, String)> {
         let listener = self.listener.take().expect("nobody listens any more");
-        kill(
-            Pid::from_raw(listener.id().try_into().unwrap()),
-            Signal::SIGTERM,
-        )
-        .unwrap();
+        kill(Pid::from_raw(listener.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
         let output = listener.wait_with_output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let read = |line: &str| {
