@@ -7,14 +7,21 @@
 )]
 
 mod common;
+#[path = "common/frames.rs"]
+mod frames;
 #[path = "common/host.rs"]
 mod host;
+#[path = "common/tap.rs"]
+mod tap;
 #[path = "common/translated.rs"]
 mod translated;
 
-use common::run;
-use host::{Host, ping};
+use common::stage::{Call, Stage};
+use common::{Namespace, VethEnd, run, veth_pair};
+use frames::{BROADCAST, arp, frame, mac, mac_of};
+use host::{Host, MAC, ping, script_in};
 use serde_json::{Value, json};
+use tap::Frames;
 use translated::{Guest, STATIC, UP, assert_known_as_uplink, assert_untouched, filters, status};
 
 /// The whole life: up, two guests, down. The host's own network stays as it
@@ -239,4 +246,82 @@ fn guests_taps_go_with_the_bridge_by_force() {
     refused(&host, &["down"], 3, &["guests are on br0: web0", "--force"]);
     host.vmbr(&["down", "--force"]).ok();
     assert_eq!(host.ns.links(), ["lo", "eth0", "eth1"].map(str::to_owned));
+}
+
+/// The helper, its ACL and its guard do on such a bridge what they do on
+/// others.
+#[test]
+fn the_helper_gives_an_unprivileged_guest_its_port() {
+    let stage = Stage::without_bridge("air-helper");
+    let lan = Namespace::new("lan");
+    let [uplink, far] = [(&stage.ns, "eth0", Some(MAC)), (&lan, "lan0", None)]
+        .map(|(namespace, name, mac)| VethEnd { namespace, name, mac });
+    veth_pair(&uplink, &far);
+    script_in(&lan, "ip link set lan0 up; ip addr add 192.0.2.1/24 dev lan0");
+    script_in(
+        &stage.ns,
+        "ip link set eth0 up; ip addr add 192.0.2.21/24 dev eth0; ip route add default via 192.0.2.1",
+    );
+    stage.acl_conf(
+        "allow br0 user=4711 mac=52:54:00:00:00:07 guard=192.0.2.57\n\
+         allow br0 user=4712\n",
+    );
+    let records = stage.path("records");
+    let vmbr = |args: &[&str]| {
+        let mut all = vec!["--state-dir", records.to_str().unwrap()];
+        all.extend_from_slice(args);
+        let call = Call::new(&all).program(env!("CARGO_BIN_EXE_vmbr")).uid(0);
+        stage
+            .run_on(&call, std::fs::File::open("/dev/null").unwrap().into())
+            .ok()
+    };
+    vmbr(&UP);
+    let tap = |uid: u32| {
+        let call = Call::new(&["--fd=3", "--br=br0"]).uid(uid);
+        Frames::new(stage.run(&call).descriptors().remove(0))
+    };
+    let (mut guarded, mut free) = (tap(4711), tap(4712));
+    assert_eq!(stage.ports().len(), 3, "{:?}", stage.ports());
+    let router = "192.0.2.1".parse().unwrap();
+    let asks = |from: &str, address: &str| {
+        let packet = arp(1, (mac(from), address.parse().unwrap()), ([0; 6], router));
+        frame(BROADCAST, mac(from), 0x0806, &packet)
+    };
+    let known = |address: &str| {
+        let all = lan.json(&["neigh", "show", "to", address]);
+        all[0]["lladdr"].as_str().map(str::to_owned)
+    };
+    let (first, second) = ("52:54:00:00:00:07", "52:54:00:00:00:08");
+    guarded.send(&asks(first, "192.0.2.57"));
+    // The answer comes back to the guest's own MAC.
+    let answer = [mac(first), mac_of(&lan, "lan0")].concat();
+    assert!(guarded.hears(&answer), "no answer for the guest");
+    assert_eq!(known("192.0.2.57").as_deref(), Some(MAC));
+    // What the guard drops never comes to the translation; what no guest may
+    // claim, and what is another's by the ACL, that drops itself.
+    guarded.send(&asks(first, "192.0.2.58"));
+    free.send(&asks(second, "192.0.2.21"));
+    free.send(&asks(second, "192.0.2.57"));
+    free.send(&asks(second, "192.0.2.59"));
+    let answer = [mac(second), mac_of(&lan, "lan0")].concat();
+    assert!(free.hears(&answer), "no answer for the other guest");
+    assert_eq!(known("192.0.2.59").as_deref(), Some(MAC));
+    assert_eq!(known("192.0.2.58"), None);
+    let document: Value = serde_json::from_str(&vmbr(&["status", "--json"])).unwrap();
+    let bridge = &document["bridges"][0];
+    let counters = &bridge["translation"]["counters"];
+    assert_eq!(
+        (&counters["protected"], &counters["pinned"]),
+        (&json!(1), &json!(1)),
+        "{bridge}"
+    );
+    let guests = bridge["ports"].to_string();
+    assert!(
+        guests.contains(r#""address":"192.0.2.57","age_seconds":0,"pinned":true"#),
+        "{guests}"
+    );
+    drop((guarded, free));
+    stage.assert_no_tap();
+    vmbr(&["down"]);
+    assert!(stage.ns.link("br0").is_none());
 }
