@@ -322,7 +322,7 @@ fn killed_at_every_call_the_host_keeps_its_network() {
 }
 
 #[test]
-#[ignore = "every moment of every change, three minutes"]
+#[ignore = "half the moments of every change, three times, ten minutes"]
 fn killed_at_every_call_with_its_watchdog_the_next_command_mends() {
     for mend in [RECOVER, DOWN, &UP] {
         sweep(&format!("{}-all", mend[0]), 2, &BOTH, Then::Alone(mend));

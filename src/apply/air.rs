@@ -26,12 +26,20 @@ const BETWEEN: Duration = Duration::from_millis(50);
 /// # Errors
 /// What the kernel does not tell.
 pub fn look(record: &Record) -> io::Result<(HostState, Programs)> {
+    let live = devices(record)?;
+    let programs = programs(&live, record).map_err(said)?;
+    Ok((live, programs))
+}
+
+/// The host as it is, with the settings that matter.
+///
+/// # Errors
+/// What the kernel does not tell.
+pub fn devices(record: &Record) -> io::Result<HostState> {
     let air = record.air.as_ref();
     let names = air.map(|air| [&record.bridge.name, &air.port, &air.far]);
     let devices: Vec<&IfName> = names.into_iter().flatten().collect();
-    let live = dump::snapshot(&devices)?;
-    let programs = programs(&live, record).map_err(said)?;
-    Ok((live, programs))
+    dump::snapshot(&devices)
 }
 
 /// Which programs stand. A device that is gone has none, and took its own

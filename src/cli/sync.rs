@@ -130,11 +130,8 @@ pub fn one(record: &Record, place: &Place) -> Result<Synced, Error> {
 /// one that has come with its name, as a NIC does that was unplugged.
 fn uplink(live: &HostState, record: &Record) -> Option<Uplink> {
     let same = crate::plan::air::uplink(live, record);
-    let fit = |name| {
-        live.link(name)
-            .filter(|link| link.master.is_none() && link.kind.is_none())
-    };
-    let link = same.or_else(|| fit(&record.uplink.name))?;
+    let named = || live.link(&record.uplink.name);
+    let link = same.or_else(|| named().filter(|link| link.master.is_none()))?;
     Some(Uplink {
         name: link.name.clone(),
         index: link.index,

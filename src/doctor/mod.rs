@@ -12,6 +12,7 @@
 //! - [`helper`]: the helper's capability, its mount, /dev/net/tun.
 //! - [`acl`]: ACL files that others can write, or that deny in vain.
 //! - [`lease`]: a lease keeper that has died.
+//! - [`translation`]: a bridge in mode mac-nat that does not translate.
 //! - [`records`]: changes that did not end.
 //!
 //! [`gather`] reads the host, with `files` for the ACL. [`mend`] performs what a
@@ -32,6 +33,7 @@ pub mod mend;
 pub mod ports;
 pub mod records;
 pub mod segment;
+pub mod translation;
 pub mod udev;
 
 mod files;
@@ -81,6 +83,9 @@ pub struct Facts {
     /// What the lease keeper of each bridge that has one told last; none where
     /// it told nothing.
     pub keepers: BTreeMap<IfName, Option<Told>>,
+    /// How it is with the bridges in mode mac-nat, but those in the middle of a
+    /// change.
+    pub translations: translation::Translations,
 }
 
 impl Facts {
@@ -115,6 +120,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
         records::interrupted,
         records::unusable,
         lease::keepers,
+        translation::check,
         ports::addresses,
         ports::routes,
         firewall::drops,

@@ -17,6 +17,7 @@ typedef unsigned long long __u64;
 typedef signed long long __s64;
 
 #define SEC(name) __attribute__((section(name), used))
+#undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #define __noinline __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)

@@ -146,8 +146,6 @@ static __noinline int translate_dhcp(struct __sk_buff *skb, mac_t mac)
 		return drop(SHORT);
 	if (!settings.dhcp_chaddr)
 		return 0;
-	if (note_dhcp(skb, mac, skb->ingress_ifindex))
-		return drop(TRANSACTION);
 	if (bpf_skb_load_bytes(skb, udp + 8 + DHCP_CHADDR, &old, 6))
 		return drop(SHORT);
 	if (old != mac)

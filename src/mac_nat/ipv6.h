@@ -151,6 +151,9 @@ static __noinline int discover(struct __sk_buff *skb, mac_t mac, struct discover
 	if (asks && get64(ip + 8) | get64(ip + 16))
 		return 0;
 	target = ipv6_address(head + 8);
+	/* Addresses of IPv4 are kept as such. */
+	if (!target.word[0])
+		return drop(ADDRESS);
 	return learn(&target, mac, skb->ingress_ifindex, asks);
 }
 

@@ -171,6 +171,19 @@ pub fn sync(settings: &Settings, addresses: &Addresses) -> Result<bool, MacNatEr
     Ok(maps.set_addresses(addresses, &broadcasts(settings.uplink)?)? | changed)
 }
 
+/// Whether the programs know something else than this, so that [`sync`] would
+/// change it. Needs root.
+///
+/// # Errors
+/// They do not stand; what the kernel answered.
+pub fn stale(settings: &Settings, addresses: &Addresses) -> Result<bool, MacNatError> {
+    let standing = standing(settings.uplink, settings.air)?;
+    let maps = maps_of(&standing)?.ok_or_else(|| absent(settings.uplink))?;
+    let now = maps.settings()?;
+    let wanted = layout::settings(settings, hz()?, layout::build_of(&now));
+    Ok(now != wanted || !maps.have_addresses(addresses, &broadcasts(settings.uplink)?)?)
+}
+
 /// Takes the programs off their devices, first the one that hears guests.
 /// Others' programs stay. Where none stands, nothing is done. Needs root.
 ///

@@ -85,14 +85,14 @@ static __always_inline void flood(struct __sk_buff *skb)
 	bpf_clone_redirect(skb, settings.air, BPF_F_INGRESS);
 }
 
-/* The same for a frame that reached the host by its own MAC. */
+/* The same for a frame that is addressed to one, and goes there, too. */
 static __noinline int flood_as(struct __sk_buff *skb, mac_t group)
 {
-	mac_t own = settings.mac;
+	mac_t to;
 
-	if (!write_mac(skb, 0, group)) {
+	if (!bpf_skb_load_bytes(skb, 0, &to, sizeof(to)) && !write_mac(skb, 0, group)) {
 		flood(skb);
-		write_mac(skb, 0, own);
+		write_mac(skb, 0, to);
 	}
 	return NEXT;
 }
@@ -332,6 +332,9 @@ static __noinline int arp_from_guest(struct __sk_buff *skb, mac_t to, mac_t from
 /* What is not plain unicast data to the air. */
 static __noinline int ipv4_from_guest(struct __sk_buff *skb, mac_t to, mac_t from)
 {
+	/* Neither host nor air hear what is another's. */
+	if (settings.dhcp_chaddr && note_dhcp(skb, from, skb->ingress_ifindex))
+		return drop(TRANSACTION);
 	if (to & 1)
 		host_hears(skb);
 	if (translate_dhcp(skb, from))
@@ -410,10 +413,16 @@ static __always_inline int air_out(struct __sk_buff *skb)
 		if (p + IPV6_PAYLOAD > end || p[IPV4_HEADER] >> 4 != 6)
 			return drop(SHORT);
 		address = ipv6_address(p + IPV6_SOURCE);
-		/* None is what asks whether an address is free. */
-		if (address.word[0] | address.word[1] | address.word[2] | address.word[3])
+		/*
+		 * None is what asks whether an address is free. The others of
+		 * ::/32 nobody has; among them are those that IPv4's are kept as.
+		 */
+		if (likely(address.word[0])) {
 			if (claim(&address, from, skb->ingress_ifindex))
 				return DROP;
+		} else if (address.word[1] | address.word[2] | address.word[3]) {
+			return drop(ADDRESS);
+		}
 		if (likely(p[IPV6_NEXT] == 6 || p[IPV6_NEXT] == UDP)) {
 			if (to == own) {
 				address = ipv6_address(p + IPV6_DESTINATION);

@@ -85,18 +85,7 @@ impl Maps {
         addresses: &Addresses,
         broadcasts: &BTreeSet<IpAddr>,
     ) -> Result<bool, MacNatError> {
-        let mut protected: BTreeMap<Key, u32> = BTreeMap::new();
-        for (list, kind) in [
-            (broadcasts, layout::BROADCAST),
-            (&addresses.protected, layout::PROTECTED),
-        ] {
-            protected.extend(list.iter().map(|address| (layout::key(*address), kind)));
-        }
-        let pins: BTreeMap<Key, [u8; 8]> = addresses
-            .pins
-            .iter()
-            .map(|(address, mac)| (layout::key(*address), layout::mac_bytes(*mac)))
-            .collect();
+        let (protected, pins) = contents(addresses, broadcasts);
         let changed =
             make_it(&mut self.protected, &protected, "protected")? | make_it(&mut self.pins, &pins, "pins")?;
         // Afterwards: nobody can learn it again in between.
@@ -108,6 +97,18 @@ impl Maps {
             }
         }
         Ok(changed)
+    }
+
+    /// Whether the addresses that no guest, or only one, may claim are these.
+    pub fn have_addresses(
+        &self,
+        addresses: &Addresses,
+        broadcasts: &BTreeSet<IpAddr>,
+    ) -> Result<bool, MacNatError> {
+        let (protected, pins) = contents(addresses, broadcasts);
+        let now: BTreeMap<Key, u32> = read(&self.protected, "protected")?.into_iter().collect();
+        let pinned: BTreeMap<Key, [u8; 8]> = read(&self.pins, "pins")?.into_iter().collect();
+        Ok(now == protected && pinned == pins)
     }
 
     /// Whose addresses are.
@@ -151,6 +152,23 @@ impl Maps {
         }
         Ok(counted)
     }
+}
+
+/// What the two maps of addresses have to hold.
+fn contents(
+    addresses: &Addresses,
+    broadcasts: &BTreeSet<IpAddr>,
+) -> (BTreeMap<Key, u32>, BTreeMap<Key, [u8; 8]>) {
+    let mut protected: BTreeMap<Key, u32> = BTreeMap::new();
+    for (list, kind) in [
+        (broadcasts, layout::BROADCAST),
+        (&addresses.protected, layout::PROTECTED),
+    ] {
+        protected.extend(list.iter().map(|address| (layout::key(*address), kind)));
+    }
+    let pins = addresses.pins.iter();
+    let pins = pins.map(|(address, mac)| (layout::key(*address), layout::mac_bytes(*mac)));
+    (protected, pins.collect())
 }
 
 /// Opens maps, by their names.

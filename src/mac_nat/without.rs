@@ -32,6 +32,14 @@ pub fn sync(_: &Settings, _: &Addresses) -> Result<bool, MacNatError> {
     left_out()
 }
 
+/// Whether the programs know something else.
+///
+/// # Errors
+/// Always.
+pub fn stale(_: &Settings, _: &Addresses) -> Result<bool, MacNatError> {
+    left_out()
+}
+
 /// Takes the programs off their devices.
 ///
 /// # Errors

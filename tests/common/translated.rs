@@ -78,6 +78,18 @@ impl Guest {
         }
     }
 
+    /// Claims another address of the host's network, besides.
+    pub fn claim(&self, address: &str) {
+        script_in(&self.ns, &format!("ip addr add {address}/24 dev nic"));
+    }
+
+    /// Whether it reaches the LAN as this address.
+    pub fn reaches_as(&self, address: &str) -> bool {
+        let mut command = self.ns.command("ping");
+        command.args(["-n", "-c", "1", "-W", "1", "-I", address, "192.0.2.2"]);
+        (0..2).any(|_| crate::common::run(&mut command).status.success())
+    }
+
     /// Ends it; its port is gone when this returns.
     pub fn leave(self, host: &Host) {
         host.sh(&format!("ip link del {}", self.port));
@@ -100,6 +112,13 @@ pub fn known_as(host: &Host, address: &str) -> Option<String> {
 /// Asserts that the LAN knows the address as the uplink's.
 pub fn assert_known_as_uplink(host: &Host, address: &str) {
     assert_eq!(known_as(host, address).as_deref(), Some(MAC), "{address}");
+}
+
+/// How often frames were counted for a reason.
+pub fn counted(host: &Host, reason: &str) -> u64 {
+    status(host)["translation"]["counters"][reason]
+        .as_u64()
+        .unwrap_or(0)
 }
 
 /// `vmbr status --json`, of br0.
