@@ -336,3 +336,18 @@ fn a_network_with_wpa2_and_multicast_as_unicast_carries_fifty_megabytes() {
 fn a_network_with_wpa2_and_isolated_stations() {
     way("wpa2-isolate");
 }
+
+#[test]
+#[ignore = "boots a virtual machine: fifteen minutes of software emulation"]
+fn requests_for_a_lease_can_have_the_station_s_mac_all_through() {
+    let report = all();
+    report.all_well("chaddr", &["up", "down"]);
+    leases(report, "chaddr");
+    passes(report, "chaddr");
+    let requests = report.ended("chaddr", "requests", 0);
+    assert!(
+        requests.contains("Client-Ethernet-Address 02:00:00:00:01:00")
+            && !requests.contains("Client-Ethernet-Address 52:54:"),
+        "{requests}"
+    );
+}
