@@ -244,7 +244,7 @@ fn a_station_that_changes_its_mac_takes_its_guests_along() {
     let report = telling();
     report.all_well("mac", &["back", "slaac", "sync"]);
     assert!(report.ended("mac", "again", 0).contains("already so"));
-    report.all_well("mac", &["changed-out", "changed-in", "changed-host"]);
+    report.all_well("mac", &["told", "changed-out", "changed-in", "changed-host"]);
 }
 
 /// The answers to a step's pings, `SEQUENCE ADDRESS` each.
