@@ -44,6 +44,7 @@ enum Part {
     Status,
     Guard,
     Macnat,
+    Frames,
 }
 
 /// Started by scripts/bench.
@@ -108,10 +109,8 @@ fn measure(arguments: Arguments) -> Outcome<()> {
             Part::Ports => ports::measure(&programs, runs, &mut report)?,
             Part::Status => ports::measure_status(&programs, runs, &mut report)?,
             Part::Guard => guard::measure(&programs, runs, &mut report)?,
-            Part::Macnat => {
-                macnat_frames::measure(&programs.frames(), runs, &mut report)?;
-                macnat::measure(&programs, runs, &mut report)?;
-            }
+            Part::Macnat => macnat::measure(&programs, runs, &mut report)?,
+            Part::Frames => macnat_frames::measure(&programs.frames(), runs, &mut report)?,
         }
     }
     if !programs.manager

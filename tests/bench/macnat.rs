@@ -5,7 +5,7 @@
 //!   packet goes all its way before send(2) returns, so no scheduler is
 //!   measured, and it is the processor's time that counts: it limits how much
 //!   passes, and does not depend on who else has work to do.
-//! - TCP, by the clock, as two threads take part.
+//! - TCP, by the processor's time of two threads, and by the clock.
 //!
 //! [`crate::macnat_frames`] measures the programs alone.
 
@@ -35,6 +35,8 @@ const ANSWERS: usize = 10_000;
 const BYTES: usize = 256 << 20;
 /// A receiver is read before its buffer is full.
 const BATCH: usize = 64;
+const THREAD: ClockId = ClockId::CLOCK_THREAD_CPUTIME_ID;
+const PROCESS: ClockId = ClockId::CLOCK_PROCESS_CPUTIME_ID;
 
 struct Contestant {
     name: &'static str,
@@ -100,10 +102,12 @@ pub fn measure(programs: &Programs, runs: usize, report: &mut Report) -> Outcome
             for family in 0..contestant.families {
                 for way in [Way::Out, Way::In] {
                     let packet = packets(contestant, family, way)?;
-                    let stream = stream(contestant, family, way)?;
+                    let [took, processor] = stream(contestant, family, way)?;
                     if turn > 0 {
                         report.add(packet_key(contestant, family, way), packet);
-                        report.add(stream_key(contestant, family, way), stream);
+                        report.add(stream_key(contestant, family, way), processor);
+                        let key = stream_key(contestant, family, way);
+                        report.add(Key { metric: "s", ..key }, took);
                     }
                 }
                 let answer = answers(contestant, family)?;
@@ -152,7 +156,7 @@ fn packet_key(contestant: &Contestant, family: usize, way: Way) -> Key {
 
 fn stream_key(contestant: &Contestant, family: usize, way: Way) -> Key {
     let case = format!("256 MiB of TCP {}, {}", way.name(), FAMILIES[family]);
-    key(contestant, case, "s")
+    key(contestant, case, "processor s")
 }
 
 fn answer_key(contestant: &Contestant, family: usize) -> Key {
@@ -239,8 +243,9 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Outcome<()> {
     }
 }
 
-fn used() -> Outcome<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
+/// The time that a thread, or this program, has had of the processor.
+fn used(clock: ClockId) -> Outcome<Duration> {
+    Ok(clock_gettime(clock)?.into())
 }
 
 fn packets(contestant: &Contestant, family: usize, way: Way) -> Outcome<f64> {
@@ -251,7 +256,7 @@ fn packets(contestant: &Contestant, family: usize, way: Way) -> Outcome<f64> {
     };
     let payload = vec![0; PAYLOAD[family]];
     let mut buffer = [0; 64];
-    let began = used()?;
+    let began = used(THREAD)?;
     for _ in 0..PACKETS / BATCH {
         for _ in 0..BATCH {
             from.send(&payload)?;
@@ -260,19 +265,19 @@ fn packets(contestant: &Contestant, family: usize, way: Way) -> Outcome<f64> {
             receive(to, &mut buffer)?;
         }
     }
-    Ok((used()? - began).as_secs_f64() * 1e6 / PACKETS as f64)
+    Ok((used(THREAD)? - began).as_secs_f64() * 1e6 / PACKETS as f64)
 }
 
 fn answers(contestant: &Contestant, family: usize) -> Outcome<f64> {
     let [guest, lan] = pair(contestant, family)?;
-    let began = used()?;
+    let began = used(THREAD)?;
     for _ in 0..ANSWERS {
         exchange(&guest, &lan)?;
     }
-    Ok((used()? - began).as_secs_f64() * 1e6 / ANSWERS as f64)
+    Ok((used(THREAD)? - began).as_secs_f64() * 1e6 / ANSWERS as f64)
 }
 
-fn stream(contestant: &Contestant, family: usize, way: Way) -> Outcome<f64> {
+fn stream(contestant: &Contestant, family: usize, way: Way) -> Outcome<[f64; 2]> {
     let (server, client, address) = match way {
         Way::Out => ("lan", "guest", LAN[family]),
         Way::In => ("guest", "lan", GUEST[family]),
@@ -286,7 +291,7 @@ fn stream(contestant: &Contestant, family: usize, way: Way) -> Outcome<f64> {
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.set_write_timeout(Some(Duration::from_secs(20)))?;
     }
-    let began = Instant::now();
+    let began = (Instant::now(), used(PROCESS)?);
     thread::scope(|scope| {
         let sending = scope.spawn(move || -> Outcome<()> {
             let block = vec![0; 128 << 10];
@@ -305,7 +310,8 @@ fn stream(contestant: &Contestant, family: usize, way: Way) -> Outcome<f64> {
         }
         sending.join().map_err(|_| "the sender panicked")??;
         if received == BYTES {
-            Ok(began.elapsed().as_secs_f64())
+            let used = used(PROCESS)? - began.1;
+            Ok([began.0.elapsed().as_secs_f64(), used.as_secs_f64()])
         } else {
             Err(format!("{received} bytes of {BYTES} arrived").into())
         }
