@@ -8,6 +8,7 @@
 //! - [`migrate`]: the way to a target and, where that fails, back.
 //! - [`air`]: the way to a bridge with MAC-NAT and back; [`told`] reads what
 //!   its programs are told beside the kernel's network.
+//! - [`announce`]: tells the network of the guests' new MAC.
 //! - [`probe`]: whether gateways answer.
 //! - [`recover`]: the way back of a change that did not end.
 //! - [`watchdog`]: the process that takes it when the one that changes dies.
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod air;
+pub mod announce;
 pub mod clock;
 pub mod executor;
 pub mod lock;

@@ -6,8 +6,10 @@
 use serde_json::json;
 
 use crate::apply::air;
+use crate::apply::announce;
 use crate::apply::migrate::MigrateError;
 use crate::apply::recover;
+use crate::mac_nat;
 use crate::model::HostState;
 use crate::netlink::dump;
 use crate::plan::record::Uplink;
@@ -120,10 +122,27 @@ pub fn one(record: &Record, place: &Place) -> Result<Synced, Error> {
     if !changed && now == *record {
         return Ok(Synced::Already);
     }
+    if now.uplink != record.uplink {
+        announce(&now);
+    }
     let text = format!("{bridge} knows {} as it is now", now.uplink.name);
     log(Severity::Notice, &text);
     say(&text);
     Ok(Synced::Changed)
+}
+
+/// Tells the network where guests are now. What does not hear it finds out by
+/// itself, if later.
+fn announce(record: &Record) {
+    let (index, mac) = (record.uplink.index, record.uplink.mac);
+    let Ok(guests) = mac_nat::guests(index) else {
+        return;
+    };
+    if let Err(error) = announce::announce(index, mac, guests.iter().map(|guest| guest.address)) {
+        say(&format!(
+            "the network is not told that guests are at {mac} now, and may take minutes to find out: {error}"
+        ));
+    }
 }
 
 /// The uplink as it is now: the device of its number, or where that is gone

@@ -10,7 +10,7 @@ use super::Settings;
 /// `struct settings`
 pub const SETTINGS: usize = 48;
 /// `struct guest`
-pub const GUEST: usize = 72;
+pub const GUEST: usize = 64;
 /// `struct port`
 pub const PORT: usize = 1096;
 /// `struct address`

@@ -78,7 +78,7 @@ static __noinline int learn(const struct address *address, mac_t mac, __u32 port
 			.port = port,
 			.tick = now,
 			.seen = bpf_ktime_get_boot_ns(),
-			.moved = now,
+			.moved = (__u32)now,
 		};
 
 		take_place(address, port);
@@ -89,7 +89,7 @@ static __noinline int learn(const struct address *address, mac_t mac, __u32 port
 		/* Who asks does not have it yet. */
 		if (asks)
 			return 0;
-		if (now - guest->moved < settings.second) {
+		if ((__u32)now - guest->moved < settings.second) {
 			count(MOVE);
 			return 0;
 		}
@@ -97,7 +97,7 @@ static __noinline int learn(const struct address *address, mac_t mac, __u32 port
 			take_place(address, port);
 		guest->mac = mac;
 		guest->port = port;
-		guest->moved = now;
+		guest->moved = (__u32)now;
 	}
 	guest->tick = now;
 	guest->seen = bpf_ktime_get_boot_ns();

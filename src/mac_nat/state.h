@@ -32,13 +32,13 @@ struct address {
 
 #define PEERS 4
 
+/* A cache line. */
 struct guest {
 	mac_t mac;
 	__u32 port;	/* of the bridge */
-	__u32 unused;
+	__u32 moved;	/* jiffies: when it came to this MAC and port */
 	__u64 tick;	/* jiffies: last heard, to a second */
 	__u64 seen;	/* the same by CLOCK_BOOTTIME, for people */
-	__u64 moved;	/* jiffies: when it came to this MAC and port */
 	/*
 	 * Who sent to it past the bridge: MAC, and in the upper 16 bits the
 	 * epoch in which a frame of that MAC last went through the bridge.
@@ -67,7 +67,7 @@ struct transaction {
 
 /* src/mac_nat/layout.rs counts on these. */
 _Static_assert(sizeof(struct settings) == 48, "settings");
-_Static_assert(sizeof(struct guest) == 72, "guest");
+_Static_assert(sizeof(struct guest) == 64, "guest");
 _Static_assert(sizeof(struct port) == 1096, "port");
 
 #define PROTECTED 1

@@ -67,13 +67,13 @@ fn settings(chaddr: bool) -> [u8; 48] {
 }
 
 /// `struct guest` of one to whom the gateway and the host have spoken.
-fn guest(mac: [u8; 6], port: u32) -> [u8; 72] {
-    let mut bytes = [0; 72];
+fn guest(mac: [u8; 6], port: u32) -> [u8; 64] {
+    let mut bytes = [0; 64];
     bytes[..6].copy_from_slice(&mac);
     bytes[8..12].copy_from_slice(&port.to_ne_bytes());
     if port == PORT_A {
         for peer in [GATEWAY, W] {
-            let at = 40 + 8 * usize::from(peer[5] & 3);
+            let at = 32 + 8 * usize::from(peer[5] & 3);
             bytes[at..at + 6].copy_from_slice(&peer);
         }
     }
@@ -82,7 +82,7 @@ fn guest(mac: [u8; 6], port: u32) -> [u8; 72] {
 
 /// What is known before each frame: entries of maps.
 struct Known {
-    guests: Vec<([u8; 16], [u8; 72])>,
+    guests: Vec<([u8; 16], [u8; 64])>,
     protected: Vec<([u8; 16], u32)>,
     pins: Vec<([u8; 16], [u8; 8])>,
     xids: Vec<(u32, [u8; 16])>,
@@ -339,7 +339,7 @@ impl Kernel {
         let known = known();
         let mut all: Array<_, [u8; 48]> = self.0.map_mut(".data.settings").unwrap().try_into().unwrap();
         all.set(0, settings(chaddr), 0).unwrap();
-        self.fill::<[u8; 16], [u8; 72]>("guests", known.guests);
+        self.fill::<[u8; 16], [u8; 64]>("guests", known.guests);
         self.fill::<[u8; 16], u32>("protected", known.protected);
         self.fill::<[u8; 16], [u8; 8]>("pins", known.pins);
         self.fill::<u32, [u8; 1096]>("ports", Vec::new());
@@ -396,7 +396,7 @@ impl Kernel {
 
     /// As of [`Native::state`].
     pub fn state(&self) -> State {
-        let guests: HashMap<_, [u8; 16], [u8; 72]> = self.0.map("guests").unwrap().try_into().unwrap();
+        let guests: HashMap<_, [u8; 16], [u8; 64]> = self.0.map("guests").unwrap().try_into().unwrap();
         let counters: PerCpuArray<_, u64> = self.0.map("counters").unwrap().try_into().unwrap();
         State {
             guests: guests

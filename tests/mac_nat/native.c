@@ -5,7 +5,6 @@
  *
  *   settings HEX            struct settings
  *   put MAP KEY VALUE       an entry, in hex
- *   tick JIFFIES            what time it is
  *   run PROGRAM INGRESS MARK FRAME
  *       VERDICT MARK FRAME [redirect INDEX:FLAGS] [clone INDEX:FLAGS:MARK:FRAME]...
  *   list MAP                KEY=VALUE ...
@@ -21,7 +20,7 @@ struct native_entry {
 	unsigned char *key, *value;
 };
 
-static __u64 tick = 1000000;
+static const __u64 tick = 1000000;
 static __u32 target;
 static __u64 target_flags;
 static char *clones;
@@ -36,8 +35,12 @@ static void die(const char *what)
 
 static void print_hex(FILE *to, const unsigned char *bytes, size_t length)
 {
-	for (size_t i = 0; i < length; i++)
-		fprintf(to, "%02x", bytes[i]);
+	static const char digits[] = "0123456789abcdef";
+
+	for (size_t i = 0; i < length; i++) {
+		putc(digits[bytes[i] >> 4], to);
+		putc(digits[bytes[i] & 15], to);
+	}
 }
 
 static struct native_entry *find(struct native_map *map, const void *key)
@@ -204,6 +207,15 @@ static struct native_map *map_named(const char *name)
 	return 0;
 }
 
+static int digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c < 'a' || c > 'f')
+		die("no hex");
+	return c - 'a' + 10;
+}
+
 /* Exactly as long as it is said to be: one byte more is found out. */
 static unsigned char *read_hex(const char *text, size_t *length)
 {
@@ -211,13 +223,8 @@ static unsigned char *read_hex(const char *text, size_t *length)
 
 	*length = strlen(text) / 2;
 	bytes = malloc(*length ? *length : 1);
-	for (size_t i = 0; i < *length; i++) {
-		unsigned byte;
-
-		if (sscanf(text + 2 * i, "%2x", &byte) != 1)
-			die("no hex");
-		bytes[i] = (unsigned char)byte;
-	}
+	for (size_t i = 0; i < *length; i++)
+		bytes[i] = (unsigned char)(digit(text[2 * i]) << 4 | digit(text[2 * i + 1]));
 	return bytes;
 }
 
@@ -250,60 +257,73 @@ static void run(const char *program, __u32 ingress, __u32 mark, const char *text
 	free(frame);
 }
 
+static const char *word(void)
+{
+	const char *next = strtok(0, " \n");
+
+	return next ? next : "";
+}
+
+static unsigned long number(void) { return strtoul(word(), 0, 10); }
+
+static void put(struct native_map *map)
+{
+	size_t key_length, value_length;
+	unsigned char *key = read_hex(word(), &key_length), *value = read_hex(word(), &value_length);
+
+	if (key_length != map->key_size || value_length != map->value_size)
+		die("an entry of another size");
+	bpf_map_update_elem(map, key, value, BPF_ANY);
+	free(key);
+	free(value);
+}
+
+static void list(const struct native_map *map)
+{
+	for (struct native_entry *e = map->first; e; e = e->next) {
+		print_hex(stdout, e->key, map->key_size);
+		putchar('=');
+		print_hex(stdout, e->value, map->value_size);
+		putchar(' ');
+	}
+	putchar('\n');
+}
+
 int main(void)
 {
-	static char line[1 << 20], map[32], key[4096], value[1 << 19];
-	unsigned ingress, mark;
-	size_t length;
+	static char line[1 << 20];
 
 	while (fgets(line, sizeof(line), stdin)) {
-		unsigned long long ticks;
+		const char *verb = strtok(line, " \n");
 
-		if (sscanf(line, "settings %s", value) == 1) {
-			unsigned char *bytes = read_hex(value, &length);
+		if (!strcmp(verb, "run")) {
+			const char *program = word();
+			__u32 ingress = (__u32)number(), mark = (__u32)number();
 
-			if (length != sizeof(settings))
-				die("settings of another size");
-			memcpy((void *)&settings, bytes, length);
-			free(bytes);
-			puts("ok");
-		} else if (sscanf(line, "put %31s %4095s %s", map, key, value) == 3) {
-			size_t key_length, value_length;
-			unsigned char *k = read_hex(key, &key_length), *v = read_hex(value, &value_length);
-			struct native_map *into = map_named(map);
-
-			if (key_length != into->key_size || value_length != into->value_size)
-				die("an entry of another size");
-			bpf_map_update_elem(into, k, v, BPF_ANY);
-			free(k);
-			free(v);
-			puts("ok");
-		} else if (sscanf(line, "tick %llu", &ticks) == 1) {
-			tick = ticks;
-			puts("ok");
-		} else if (sscanf(line, "run %31s %u %u %s", map, &ingress, &mark, value) == 4) {
-			run(map, ingress, mark, value);
-		} else if (sscanf(line, "run %31s %u %u", map, &ingress, &mark) == 3) {
-			run(map, ingress, mark, "");
-		} else if (sscanf(line, "list %31s", map) == 1) {
-			struct native_map *of = map_named(map);
-
-			for (struct native_entry *e = of->first; e; e = e->next) {
-				print_hex(stdout, e->key, of->key_size);
-				putchar('=');
-				print_hex(stdout, e->value, of->value_size);
-				putchar(' ');
-			}
-			putchar('\n');
-		} else if (!strcmp(line, "clear\n")) {
-			const char *all[] = { "guests", "protected", "pins", "ports", "xids", "counters" };
-
-			for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
-				for (struct native_map *of = map_named(all[i]); of->first;)
-					bpf_map_delete_elem(of, of->first->key);
-			puts("ok");
+			run(program, ingress, mark, word());
+		} else if (!strcmp(verb, "list")) {
+			list(map_named(word()));
 		} else {
-			die(line);
+			if (!strcmp(verb, "settings")) {
+				size_t length;
+				unsigned char *bytes = read_hex(word(), &length);
+
+				if (length != sizeof(settings))
+					die("settings of another size");
+				memcpy((void *)&settings, bytes, length);
+				free(bytes);
+			} else if (!strcmp(verb, "put")) {
+				put(map_named(word()));
+			} else if (!strcmp(verb, "clear")) {
+				const char *all[] = { "guests", "protected", "pins", "ports", "xids", "counters" };
+
+				for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
+					for (struct native_map *of = map_named(all[i]); of->first;)
+						bpf_map_delete_elem(of, of->first->key);
+			} else {
+				die(verb);
+			}
+			puts("ok");
 		}
 		fflush(stdout);
 	}
