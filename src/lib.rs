@@ -29,6 +29,8 @@
 //!   mends them.
 //! - `owners`: who else has a hand on a NIC; `handover` moves them along.
 //! - `keeper`: renews a lease that no manager can be given.
+//! - `mac_nat`: guests on an uplink that accepts one MAC, by programs for the
+//!   kernel's traffic control.
 //! - `tool`: the host's own programs, for those two.
 //! - [`guard`]: which frames a guest may send, as a program for the kernel;
 //!   pure.
@@ -54,6 +56,8 @@ pub mod helper;
 pub mod hook;
 #[cfg(feature = "cli")]
 pub mod keeper;
+#[cfg(feature = "cli")]
+pub mod mac_nat;
 pub mod model;
 #[cfg(feature = "cli")]
 pub mod netlink;

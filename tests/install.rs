@@ -101,6 +101,8 @@ fn a_prefix_gets_everything_once_and_loses_exactly_that() {
     fs::write(prefix.join("bin/other"), "not ours").unwrap();
     let variables = [("PREFIX", prefix.to_str().unwrap())];
     assert!(ok(install(&scratch, "", &variables, &["--uninstall"])).contains("nothing is installed"));
+    let hooks = scratch.0.join("etc/NetworkManager/dispatcher.d");
+    fs::create_dir_all(&hooks).unwrap();
     let before = tree(&scratch.0);
 
     ok(install(&scratch, "", &variables, &[]));
@@ -109,6 +111,7 @@ fn a_prefix_gets_everything_once_and_loses_exactly_that() {
         "bin/vmbr",
         "libexec/vmbr-helper",
         "lib/systemd/network/80-vmbr-tap.link",
+        "lib/udev/rules.d/90-vmbr.rules",
         "share/man/man1/vmbr.1",
         "share/man/man1/vmbr-up.1",
         "share/man/man5/vmbr-acl.conf.5",
@@ -145,6 +148,20 @@ fn a_prefix_gets_everything_once_and_loses_exactly_that() {
     assert!(
         unit.contains(&format!("ExecStart={} --socket\n", helper.display())),
         "{unit}"
+    );
+
+    let hook = fs::read_to_string(hooks.join("90-vmbr")).unwrap();
+    let vmbr = prefix.join("bin/vmbr");
+    assert!(hook.contains(&format!("exec {} sync", vmbr.display())), "{hook}");
+    assert!(!scratch.0.join("etc/networkd-dispatcher").exists());
+    // On a host without a bridge in that mode it is silent.
+    let ran = Command::new(hooks.join("90-vmbr"))
+        .args(["eth0", "up"])
+        .output()
+        .unwrap();
+    assert!(
+        ran.status.success() && ran.stdout.is_empty() && ran.stderr.is_empty(),
+        "{ran:?}"
     );
 
     let once = tree(&scratch.0);
@@ -213,7 +230,12 @@ fn a_package_tree_needs_no_privilege_and_says_what_is_left_to_do() {
         "{said}"
     );
     let installed = names(&stage);
-    for wanted in ["usr/bin/vmbr", "usr/libexec/vmbr-helper", "etc/qemu/bridge.conf"] {
+    for wanted in [
+        "usr/bin/vmbr",
+        "usr/libexec/vmbr-helper",
+        "usr/lib/NetworkManager/dispatcher.d/90-vmbr",
+        "etc/qemu/bridge.conf",
+    ] {
         assert!(
             installed.iter().any(|name| name == wanted),
             "{wanted} is not in {installed:#?}"

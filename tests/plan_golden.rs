@@ -133,6 +133,7 @@ fn stage_name(stage: Stage) -> &'static str {
         Stage::Prepare => "Prepare",
         Stage::Enslave => "Enslave",
         Stage::Flip => "Flip",
+        Stage::Translate => "Translate",
         Stage::Settle => "Settle",
         Stage::Tidy => "Tidy",
     }

@@ -232,7 +232,7 @@ fn records_that_cannot_be_used() {
         (half.as_str(), "damaged"),
         ("", "damaged"),
         ("[]", "damaged"),
-        ("{\"version\":2}", "damaged"),
+        ("{\"version\":3}", "damaged"),
         (newer.as_str(), "version 99"),
         (foreign.as_str(), "another boot"),
         (other_bridge.as_str(), "br9"),

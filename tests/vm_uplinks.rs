@@ -6,60 +6,35 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "vm/report.rs"]
+mod report;
 #[path = "vm/state.rs"]
 mod state;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
+use report::{Report, boot, succeed};
 use state::State;
 
 /// How long the machine may take; half of it is usual.
 const LIMIT: Duration = Duration::from_secs(600);
 
-static REPORT: LazyLock<Result<Report, String>> = LazyLock::new(Report::make);
-
-/// What the machine reported.
-struct Report {
-    steps: BTreeMap<(String, String), Step>,
-}
-
-/// One step of a case.
-struct Step {
-    status: i32,
-    output: String,
-}
-
-impl Report {
-    fn make() -> Result<Self, String> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        let work = target.join(format!("vm-uplinks-{}", std::process::id()));
-        fs::create_dir_all(&work).map_err(|e| format!("{}: {e}", work.display()))?;
-        let made = Self::of_machine(root, &target.join("guest"), &work);
-        let _ = fs::remove_dir_all(&work);
-        made
-    }
-
-    fn of_machine(root: &Path, guest: &Path, work: &Path) -> Result<Self, String> {
-        let initrd = work.join("initrd");
+static REPORT: LazyLock<Result<Report, String>> = LazyLock::new(|| {
+    boot("uplinks", LIMIT, |root, target, initrd, qemu| {
+        let guest = target.join("guest");
         succeed(&mut Command::new(root.join("scripts/lib/guest-image")))?;
         succeed(
             Command::new(root.join("tests/vm/initrd"))
                 .arg(env!("CARGO_BIN_EXE_vmbr"))
-                .args([&guest.join("root"), &initrd]),
+                .args([&guest.join("root"), Path::new(initrd)]),
         )?;
-        let (console, report) = (work.join("console"), work.join("report"));
-        // Software emulation even where there is a /dev/kvm: it opens on
-        // machines whose guests then hang.
-        let mut qemu = Command::new("qemu-system-x86_64")
-            .args("-M q35 -accel tcg -cpu max -smp 1 -m 512 -display none -nodefaults -no-reboot".split(' '))
+        qemu.args("-smp 1 -m 512".split(' '))
             .args(["-append", "console=ttyS0 quiet panic=-1"])
             // It says that it is another's, for doctor.
             .args(["-smbios", "type=1,manufacturer=VMware"])
@@ -67,130 +42,36 @@ impl Report {
             .args(
                 "-netdev hubport,id=b,hubid=0 -device virtio-net-pci,netdev=b,mac=02:00:00:00:00:72"
                     .split(' '),
-            )
-            .arg("-kernel")
-            .arg(guest.join("vmlinuz"))
-            .arg("-initrd")
-            .arg(&initrd)
-            .args(["-serial", &format!("file:{}", console.display())])
-            .args(["-serial", &format!("file:{}", report.display())])
-            .stdin(Stdio::null())
-            .stderr(File::create(work.join("qemu")).unwrap())
-            .spawn()
-            .map_err(|e| format!("qemu-system-x86_64: {e} (apt-get install qemu-system-x86)"))?;
-        let end = Instant::now() + LIMIT;
-        let mut over = false;
-        while !over && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(50));
-            over = qemu.try_wait().unwrap().is_some();
-        }
-        if !over {
-            let _ = qemu.kill();
-            let _ = qemu.wait();
-        }
-        let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
-        let text = read(&report);
-        // A failure that no step reports is said here; it shows when a test fails.
-        eprint!("{}", read(&console));
-        if over && text.lines().any(|line| line == "@over") {
-            return Ok(Self::parse(&text));
-        }
-        let last = text
-            .lines()
-            .rfind(|line| line.starts_with('@'))
-            .unwrap_or("nothing");
-        Err(format!(
-            "the machine {}, its last report is {last:?}; QEMU: {}\nits console:\n{}",
-            if over { "ended early" } else { "took too long" },
-            read(&work.join("qemu")),
-            read(&console)
-        ))
-    }
-
-    fn parse(text: &str) -> Self {
-        let mut steps = BTreeMap::new();
-        let mut output = String::new();
-        for line in text.lines() {
-            let words: Vec<&str> = line.split(' ').collect();
-            match words.as_slice() {
-                ["@begin", ..] => output.clear(),
-                ["@end", case, name, status, _] => {
-                    let step = Step {
-                        status: status.parse().unwrap(),
-                        output: std::mem::take(&mut output),
-                    };
-                    let twice = steps.insert(((*case).to_owned(), (*name).to_owned()), step);
-                    assert!(twice.is_none(), "two steps {case} {name}");
-                }
-                _ => {
-                    output.push_str(line);
-                    output.push('\n');
-                }
-            }
-        }
-        Self { steps }
-    }
-
-    fn step(&self, case: &str, name: &str) -> &Step {
-        let key = (case.to_owned(), name.to_owned());
-        self.steps
-            .get(&key)
-            .unwrap_or_else(|| panic!("{case}: no step {name}"))
-    }
-
-    /// Asserts the exit status of a step, and gives its words.
-    fn ended(&self, case: &str, name: &str, status: i32) -> &str {
-        let step = self.step(case, name);
-        assert_eq!(step.status, status, "{case} {name}: {}", step.output);
-        &step.output
-    }
-
-    /// Asserts that each of the steps succeeded.
-    fn all_well(&self, case: &str, names: &[&str]) {
-        for name in names {
-            self.ended(case, name, 0);
-        }
-    }
-
-    fn state(&self, case: &str, name: &str) -> State {
-        let mut parts = BTreeMap::new();
-        let mut settings = Vec::new();
-        let mut part = "";
-        for line in self.ended(case, name, 0).lines() {
-            if let Some(name) = line.strip_prefix('=') {
-                part = name;
-                if part != "settings" {
-                    parts.insert(part.to_owned(), Value::Array(Vec::new()));
-                }
-            } else if part == "settings" {
-                settings.push(line.to_owned());
-            } else if !line.is_empty() {
-                let value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-                parts.insert(part.to_owned(), value);
-            }
-        }
-        settings.retain(|line| !line.is_empty());
-        assert!(parts.len() == 6 && settings.len() > 50, "{parts:?} {settings:?}");
-        State { parts, settings }
-    }
-}
-
-fn succeed(command: &mut Command) -> Result<(), String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| format!("{command:?}: {e}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!(
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    ))
-}
+            );
+        Ok(())
+    })
+});
 
 fn report() -> &'static Report {
     REPORT.as_ref().unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// The network that a step showed.
+fn state(case: &str, name: &str) -> State {
+    let mut parts = BTreeMap::new();
+    let mut settings = Vec::new();
+    let mut part = "";
+    for line in report().ended(case, name, 0).lines() {
+        if let Some(name) = line.strip_prefix('=') {
+            part = name;
+            if part != "settings" {
+                parts.insert(part.to_owned(), Value::Array(Vec::new()));
+            }
+        } else if part == "settings" {
+            settings.push(line.to_owned());
+        } else if !line.is_empty() {
+            let value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            parts.insert(part.to_owned(), value);
+        }
+    }
+    settings.retain(|line| !line.is_empty());
+    assert!(parts.len() == 6 && settings.len() > 50, "{parts:?} {settings:?}");
+    State { parts, settings }
 }
 
 /// Up, both ways reachable, all carried, down, exactly as before.
@@ -199,16 +80,14 @@ fn there_and_back(case: &str, uplink: &str) {
     report.all_well(case, &["network", "before-out", "before-in"]);
     report.all_well(case, &["up", "bridged-out", "bridged-in"]);
     report.all_well(case, &["down", "after-out", "after-in"]);
-    let before = report.state(case, "before");
+    let before = state(case, "before");
     assert!(
         before.addresses(uplink).len() >= 6,
         "{:?}",
         before.addresses(uplink)
     );
-    report
-        .state(case, "bridged")
-        .assert_carries("br0", uplink, &before);
-    report.state(case, "after").assert_same(&before);
+    state(case, "bridged").assert_carries("br0", uplink, &before);
+    state(case, "after").assert_same(&before);
 }
 
 #[test]
@@ -229,12 +108,12 @@ fn a_vlan_is_an_uplink() {
             .contains("uplink eth0.100: the default routes")
     );
     report.all_well("vlan", &["bridged-beneath"]);
-    let bridged = report.state("vlan", "bridged");
+    let bridged = state("vlan", "bridged");
     assert_eq!(bridged.link("br0")["mtu"], 1400);
     // The device beneath keeps its own network.
     assert_eq!(
         bridged.addresses("eth0"),
-        report.state("vlan", "before").addresses("eth0")
+        state("vlan", "before").addresses("eth0")
     );
 }
 
@@ -262,9 +141,7 @@ fn a_slave_of_a_bond_is_refused() {
         words.contains("bond0") && words.contains("vmbr up bond0"),
         "{words}"
     );
-    report
-        .state("bond", "refused")
-        .assert_same(&report.state("bond", "before"));
+    state("bond", "refused").assert_same(&state("bond", "before"));
 }
 
 #[test]
@@ -272,12 +149,12 @@ fn a_slave_of_a_bond_is_refused() {
 fn a_vlan_on_top_of_the_uplink_keeps_working() {
     there_and_back("on-top", "eth0");
     let report = report();
-    let before = report.state("on-top", "before");
+    let before = state("on-top", "before");
     for moment in ["before", "bridged", "after"] {
         for way in ["vlan-out", "vlan-in"] {
             report.ended("on-top", &format!("{moment}-{way}"), 0);
         }
-        let now = report.state("on-top", moment);
+        let now = state("on-top", moment);
         assert_eq!(now.link("eth0.200"), before.link("eth0.200"), "{moment}");
         for part in ["route", "route6"] {
             let routes = now.of(part, "eth0.200", "eth0.200");
@@ -292,7 +169,7 @@ fn a_vlan_on_top_of_the_uplink_keeps_working() {
 fn an_uplink_without_an_address_is_fine() {
     let report = report();
     report.all_well("bare", &["up-down-one", "up-up-one", "down-one", "down-two"]);
-    let (before, bridged) = (report.state("bare", "before"), report.state("bare", "bridged"));
+    let (before, bridged) = (state("bare", "before"), state("bare", "bridged"));
     for (bridge, uplink) in [("br0", "dummy0"), ("br1", "dummy1")] {
         assert_eq!(before.addresses(uplink), [] as [Value; 0]);
         bridged.assert_carries(bridge, uplink, &before);
@@ -300,7 +177,7 @@ fn an_uplink_without_an_address_is_fine() {
     // Two bridges: which one is a person's choice.
     let words = report.ended("bare", "which", 3);
     assert!(words.contains("br0") && words.contains("br1"), "{words}");
-    report.state("bare", "after").assert_same(&before);
+    state("bare", "after").assert_same(&before);
 }
 
 #[test]
@@ -311,9 +188,7 @@ fn a_vrf_and_its_ports_are_refused() {
         let words = report.ended("vrf", step, 3);
         assert!(words.contains("vrf0"), "{words}");
     }
-    report
-        .state("vrf", "after")
-        .assert_same(&report.state("vrf", "before"));
+    state("vrf", "after").assert_same(&state("vrf", "before"));
 }
 
 /// How many questions of one family had no answer while a command ran: the

@@ -15,6 +15,7 @@ use crate::netlink::wire::Wire;
 use crate::netlink::{KernelError, dump, sysctl, write};
 use crate::plan::{Op, Plan, Stage, Step};
 
+use super::air;
 use super::solicit::solicit;
 
 /// How long a bridge may take to see its first port's carrier.
@@ -120,10 +121,20 @@ impl Executor {
             Op::AwaitRunning { dev } => self.await_running(dev),
             Op::AwaitAddresses { dev, addresses } => await_addresses(dev, addresses),
             Op::SolicitRouters { dev } => self.await_routers(dev),
+            Op::Translate(_) | Op::StopTranslation { .. } => {
+                Ok(air::perform(op).unwrap_or_else(|| Err(Errno::EINVAL.into()))?)
+            }
             op => match self.message(op)? {
                 Some(message) => {
-                    if let Op::CreateBridge { name, .. } | Op::DeleteLink { dev: name } = op {
-                        self.indexes.remove(name);
+                    match op {
+                        Op::CreateBridge { name, .. } | Op::DeleteLink { dev: name } => {
+                            self.indexes.remove(name);
+                        }
+                        Op::CreateVeth { name, far, .. } => {
+                            self.indexes.remove(name);
+                            self.indexes.remove(far);
+                        }
+                        _ => {}
                     }
                     self.wire.send(message)
                 }

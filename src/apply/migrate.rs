@@ -39,6 +39,8 @@ pub enum MigrateError {
     /// The device that carried what was to be moved was set down, and lost it,
     /// before anything was taken away.
     Fell(IfName),
+    /// The uplink of a bridge with MAC-NAT is gone.
+    Gone(IfName),
     /// All was done, but what was reached before does not answer.
     Unverified(String),
     /// All was done, but who configured the old holder would not take the new.
@@ -63,6 +65,7 @@ impl std::fmt::Display for MigrateError {
                 f,
                 "{dev} was set down in the middle, and lost its routes with that"
             ),
+            Self::Gone(dev) => write!(f, "the uplink {dev} is gone"),
             Self::Unverified(sentence) => f.write_str(sentence),
             Self::NotHandedOver(error) => error.fmt(f),
             Self::Joined(names) => write!(f, "guests came to the bridge meanwhile: {names}"),

@@ -6,6 +6,9 @@
 //! - [`still`]: the picture of the host that a plan rests on.
 //! - [`executor`]: performs a plan, and stops at the first failure.
 //! - [`migrate`]: the way to a target and, where that fails, back.
+//! - [`air`]: the way to a bridge with MAC-NAT and back; [`told`] reads what
+//!   its programs are told beside the kernel's network.
+//! - [`announce`]: tells the network of the guests' new MAC.
 //! - [`probe`]: whether gateways answer.
 //! - [`recover`]: the way back of a change that did not end.
 //! - [`watchdog`]: the process that takes it when the one that changes dies.
@@ -13,6 +16,8 @@
 //!   the watchdog sees them.
 #![forbid(unsafe_code)]
 
+pub mod air;
+pub mod announce;
 pub mod clock;
 pub mod executor;
 pub mod lock;
@@ -24,5 +29,6 @@ pub mod recover;
 pub mod solicit;
 pub mod still;
 pub mod store;
+pub mod told;
 pub mod watch;
 pub mod watchdog;

@@ -14,6 +14,7 @@ use crate::owners::{firewall, udev};
 use crate::plan::record::Progress;
 use crate::plan::{Op, Plan, Record, Stage};
 
+use super::air;
 use super::clock;
 use super::migrate::{self, MigrateError};
 use super::store::{Rollback, Store};
@@ -98,6 +99,9 @@ pub fn milliseconds_left(record: &Record) -> u64 {
 /// # Errors
 /// [`RecoverError`].
 pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), RecoverError> {
+    if record.air.is_some() {
+        return clear(store, record, reason);
+    }
     let devices = [&record.uplink.name, &record.bridge.name];
     let live = dump::snapshot(&devices).map_err(|error| RecoverError::Failed(MigrateError::Read(error)))?;
     if !record.is_of(&live) {
@@ -148,6 +152,17 @@ pub fn recover(store: &Store, record: &Record, reason: &str) -> Result<(), Recov
     udev::forget(record);
     if record.end.is_none() {
         // The log has it as well.
+        let _ = store.note(&Rollback::of(record, reason));
+    }
+    store.remove(&record.bridge.name).map_err(RecoverError::Record)
+}
+
+/// The same with MAC-NAT, where the uplink has its network all the time, and
+/// may be gone: what served the guests goes.
+fn clear(store: &Store, record: &Record, reason: &str) -> Result<(), RecoverError> {
+    let removes = record.end.as_ref().map_or(&[][..], |end| &end.removes);
+    air::clear(record, removes, &|_| {}, &mut || Ok(()), &mut |_| {}).map_err(RecoverError::Failed)?;
+    if record.end.is_none() {
         let _ = store.note(&Rollback::of(record, reason));
     }
     store.remove(&record.bridge.name).map_err(RecoverError::Record)

@@ -48,8 +48,9 @@ pub enum Command {
     /// Put a NIC on a bridge that guests can join, without losing a packet
     ///
     /// Makes the bridge and moves everything that the NIC has to it:
-    /// addresses, routes, rules, neighbours, settings. Nothing is kept across
-    /// a reboot.
+    /// addresses, routes, rules, neighbours, settings. Where the NIC is a
+    /// wireless station, it stays as it is, and the guests' MACs are translated
+    /// into its own (mode mac-nat). Nothing is kept across a reboot.
     Up(Up),
     /// Give a bridge's network back to its NIC
     ///
@@ -67,6 +68,14 @@ pub enum Command {
     /// is what the watchdog of a change does; it is for the case that it was
     /// killed, too.
     Recover,
+    /// Tell the translation of MACs what the host's network is now
+    ///
+    /// For bridges in mode mac-nat: the uplink's MAC, which may be random, the
+    /// addresses that no guest may claim, the ACL's pins; and mends what is
+    /// missing. Hooks of NetworkManager, networkd-dispatcher and udev run it
+    /// ('scripts/install' puts them there), and it may be run at any time.
+    /// Where there is no such bridge it does nothing, without root too.
+    Sync(Sync),
     /// Show bridges, their uplink and their guests
     Status(Status),
     /// Make, remove and list persistent TAPs for guests
@@ -154,6 +163,16 @@ pub struct Up {
     /// Name of the bridge
     #[arg(long, default_value = "br0", value_name = "NAME")]
     pub bridge: IfName,
+    /// How guests reach the network: 'bridge', the NIC is a port of the bridge;
+    /// 'mac-nat', the NIC stays as it is and guests speak by its MAC, for
+    /// wireless stations and for networks that let no other MAC pass; 'auto',
+    /// whichever the NIC can
+    #[arg(long, value_name = "MODE", default_value = "auto", value_enum)]
+    pub mode: ModeChoice,
+    /// In mode mac-nat, translate the hardware address in guests' DHCP
+    /// requests, too: for access points that let no other pass
+    #[arg(long)]
+    pub dhcp_chaddr: bool,
     /// Go back unless 'vmbr confirm' says within SECS seconds that the host is
     /// still reached
     #[arg(
@@ -171,6 +190,17 @@ pub struct Up {
     /// Print what would be done, as commands, and change nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// How guests shall reach the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ModeChoice {
+    /// As the uplink can
+    Auto,
+    /// The uplink is a port of the bridge
+    Bridge,
+    /// The uplink stays as it is, and guests speak by its MAC
+    MacNat,
 }
 
 const RUN_EXAMPLES: &str = "Examples:
@@ -216,6 +246,13 @@ pub struct Run {
 #[derive(Debug, clap::Args)]
 pub struct Confirm {
     /// The bridge; by default the one that waits
+    pub bridge: Option<IfName>,
+}
+
+/// Arguments of `vmbr sync`.
+#[derive(Debug, clap::Args)]
+pub struct Sync {
+    /// The bridge; by default every one in mode mac-nat
     pub bridge: Option<IfName>,
 }
 

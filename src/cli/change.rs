@@ -147,10 +147,7 @@ impl Place {
             },
         });
         let (severity, text) = match &done {
-            Ok(()) => (
-                Severity::Notice,
-                format!("{uplink} carries its network itself again, {bridge} is gone: {reason}"),
-            ),
+            Ok(()) => (Severity::Notice, format!("{}: {reason}", record.gone_words())),
             Err(error) => (Severity::Error, error.sentences().0),
         };
         log(severity, &text);

@@ -67,7 +67,7 @@ pub fn run(confirm: &Confirm, args: &Args) -> Result<(), Error> {
 fn keep(place: &Place, record: &Record, args: &Args) -> Result<(), Error> {
     let name = &record.bridge.name;
     let live = dump::network().map_err(|error| Error::unreadable(&error))?;
-    if !record.is_of(&live) {
+    if record.air.is_none() && !record.is_of(&live) {
         return Err(Error::refused(
             format!(
                 "{name} was made for another NIC than {} is now: there is nothing to keep",

@@ -80,7 +80,12 @@ fn fix(findings: &[Finding], place: &Place) -> Result<(), Error> {
     })?;
     for finding in findings {
         for change in &finding.fix {
-            match mend::make(change, &mut fixes) {
+            let made = match change {
+                // Its end takes it along: there is nothing to remember.
+                Change::Translation { bridge } => sync(bridge, place),
+                change => mend::make(change, &mut fixes),
+            };
+            match made {
                 Ok(()) => log(
                     syslog::Severity::Notice,
                     &format!("doctor mended {}: {}", finding.id, finding.message),
@@ -93,6 +98,15 @@ fn fix(findings: &[Finding], place: &Place) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Brings a bridge in mode mac-nat up to date.
+fn sync(bridge: &IfName, place: &Place) -> Result<(), String> {
+    let record = place.records().find(|record| record.bridge.name == *bridge);
+    let record = record.ok_or_else(|| format!("{bridge} is none of vmbr's"))?;
+    super::sync::one(record, place)
+        .map(|_| ())
+        .map_err(|error| error.sentences().0)
 }
 
 fn document(finding: &Finding) -> Value {
@@ -192,6 +206,7 @@ fn words(change: &Change) -> String {
         Change::Route { port, route, .. } => format!("the route to {} by {port}", route.dst),
         Change::Accept { bridge, chain } => format!("a rule for {bridge} in {chain}"),
         Change::Keeper { bridge } => format!("the lease keeper of {bridge}"),
+        Change::Translation { bridge } => format!("the translation of MACs of {bridge}"),
         Change::Mode { path, .. } => format!("the mode of {}", path.display()),
     }
 }

@@ -12,6 +12,7 @@ use crate::plan::record::{End, Progress};
 use crate::plan::{Op, Plan, Record, Refusal, Stage, Target, plan};
 use crate::sys::syslog::Severity;
 
+use super::air;
 use super::args::{Args, Down};
 use super::change::{self, Place};
 use super::doctor;
@@ -47,6 +48,20 @@ pub fn run(down: &Down, args: &Args) -> Result<(), Error> {
         already(down, args);
         return Ok(());
     };
+    if record.air.is_some() {
+        let guests = guests(&live, &record);
+        refuse(refusals(&live, &record, &guests, down.force), down, args)?;
+        let joined = || {
+            if down.force {
+                Ok(())
+            } else {
+                nobody_joined(&record)
+            }
+        };
+        let commands = air::down(down, &record, &live, &guests, &place, args, &joined)?;
+        ended(&record, &commands, &place, down, args);
+        return Ok(());
+    }
     let devices = [&record.uplink.name, &record.bridge.name];
     let mut tries = 1;
     let commands = loop {
@@ -72,15 +87,7 @@ fn attempt(
     args: &Args,
 ) -> Result<Vec<String>, Error> {
     let guests = guests(live, record);
-    let refusals = refusals(live, record, &guests, down.force);
-    if !refusals.is_empty() {
-        if down.dry_run && !args.json {
-            refusals
-                .iter()
-                .for_each(|r| print(&format!("# refused: {}\n#   {}", r.message, r.remedy)));
-        }
-        return Err(Error::Refused(refusals));
-    }
+    refuse(refusals(live, record, &guests, down.force), down, args)?;
     let way = target(record, live);
     let adjust = |plan: &mut Plan| {
         handover::arrange_back(record, plan);
@@ -117,6 +124,19 @@ fn attempt(
     Ok(commands)
 }
 
+/// Refuses where there is a reason, and lists them in a dry run.
+fn refuse(refusals: Vec<Refusal>, down: &Down, args: &Args) -> Result<(), Error> {
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    if down.dry_run && !args.json {
+        refusals
+            .iter()
+            .for_each(|r| print(&format!("# refused: {}\n#   {}", r.message, r.remedy)));
+    }
+    Err(Error::Refused(refusals))
+}
+
 /// Says how it ended.
 fn ended(record: &Record, commands: &[String], place: &Place, down: &Down, args: &Args) {
     let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
@@ -129,9 +149,7 @@ fn ended(record: &Record, commands: &[String], place: &Place, down: &Down, args:
         commands.iter().for_each(|line| print(line));
         doctor::announce(place, bridge);
     } else {
-        print(&format!(
-            "{uplink} carries its network itself again; {bridge} is gone"
-        ));
+        print(&record.gone_words());
     }
 }
 
@@ -194,10 +212,11 @@ fn find(place: &Place, live: &HostState, name: Option<&IfName>) -> Result<Option
     }
 }
 
-/// Ports of the bridge other than its uplink.
+/// Ports of the bridge other than its way out.
 fn guests(live: &HostState, record: &Record) -> Vec<Link> {
+    let out = record.way_out();
     live.ports_of(&record.bridge.name)
-        .filter(|port| port.name != record.uplink.name)
+        .filter(|port| port.name != *out)
         .cloned()
         .collect()
 }
@@ -219,14 +238,15 @@ fn nobody_joined(record: &Record) -> Result<(), MigrateError> {
 fn refusals(live: &HostState, record: &Record, guests: &[Link], force: bool) -> Vec<Refusal> {
     let (bridge, uplink) = (&record.bridge.name, &record.uplink.name);
     let mut found = Vec::new();
-    if !record.is_of(live) {
+    let by_air = record.air.is_some();
+    if !by_air && !record.is_of(live) {
         found.push(Refusal::new(
             format!("the uplink {uplink} that {bridge} was made for is gone, or another NIC has its name"),
             format!("move what {bridge} carries by hand (see: ip address show dev {bridge}), then: ip link del dev {bridge}"),
         ));
     }
     let master = live.link(uplink).and_then(|link| link.master.as_ref());
-    if let Some(master) = master.filter(|master| *master != bridge) {
+    if let Some(master) = master.filter(|master| *master != bridge && !by_air) {
         found.push(Refusal::new(
             format!("{uplink} was put on {master} by someone else"),
             format!("free it first: ip link set dev {uplink} nomaster"),
@@ -328,6 +348,7 @@ fn words(stage: Stage) -> &'static str {
         Stage::Prepare => "preparing the uplink with all that the bridge has",
         Stage::Enslave => "making the uplink a port",
         Stage::Flip => "moving the network to the uplink",
+        Stage::Translate => "translating MACs",
         Stage::Settle => "giving everything its final form",
         Stage::Tidy => "removing the bridge",
     }

@@ -1,6 +1,7 @@
 //! `vmbr`: the command line that an administrator runs.
 #![forbid(unsafe_code)]
 
+mod air;
 pub mod args;
 mod change;
 mod confirm;
@@ -14,7 +15,9 @@ mod picture;
 mod recover;
 mod run;
 mod status;
+mod sync;
 mod tap;
+mod translation;
 mod up;
 mod verification;
 mod watchdog;
@@ -38,6 +41,7 @@ pub fn main() -> ExitCode {
         Command::Down(down) => down::run(down, &args),
         Command::Confirm(confirm) => confirm::run(confirm, &args),
         Command::Recover => recover::run(&args),
+        Command::Sync(sync) => sync::run(sync, &args),
         Command::Status(status) => status::run(status, &args),
         Command::Tap(tap) => tap::run(tap, &args),
         Command::Hook(call) => hook::run(call, &args),

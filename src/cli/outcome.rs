@@ -11,6 +11,13 @@ use crate::sys::syslog::{self, Facility, Severity};
 /// Why a command did not do what was asked.
 #[derive(Debug)]
 pub enum Error {
+    /// What was asked for makes no sense together.
+    Usage {
+        /// What does not.
+        message: String,
+        /// What does.
+        remedy: String,
+    },
     /// Refused before anything was touched.
     Refused(Vec<Refusal>),
     /// Failed; the host is as it was before.
@@ -55,6 +62,7 @@ impl Error {
     pub fn status(&self) -> u8 {
         match self {
             Self::Failed { .. } | Self::Disturbed { .. } => 1,
+            Self::Usage { .. } => 2,
             Self::Refused(_) => 3,
             Self::Left { .. } => 4,
         }
@@ -64,6 +72,7 @@ impl Error {
     pub fn sentences(&self) -> (String, String) {
         match self {
             Self::Failed { message, remedy }
+            | Self::Usage { message, remedy }
             | Self::Disturbed { message, remedy }
             | Self::Left { message, remedy } => (message.clone(), remedy.clone()),
             Self::Refused(refusals) => {
@@ -82,6 +91,7 @@ impl Error {
         } else {
             let kind = match self {
                 Self::Refused(_) => "refused",
+                Self::Usage { .. } => "bad usage",
                 Self::Failed { .. } | Self::Disturbed { .. } => "failed, the host is as it was before",
                 Self::Left { .. } => "failed, and something is left",
             };

@@ -16,13 +16,14 @@ use crate::model::link::Traffic;
 use crate::model::{HostState, IfName, Link};
 use crate::netlink::dump::{self, Learned};
 use crate::plan::record::Progress;
-use crate::plan::{Record, refuse};
+use crate::plan::{self, Mode, Record, refuse};
 
 use super::args::{Args, Status};
 use super::change::Place;
 use super::outcome::{Error, print, print_json};
 use super::picture;
 use super::tap::{GuardEntry, Guards};
+use super::translation::{self, LearnedAddress, Translation};
 
 /// A bridge of the host.
 #[derive(Debug, Serialize)]
@@ -31,11 +32,22 @@ pub struct Bridge {
     pub name: IfName,
     /// Whether vmbr made it.
     pub managed: bool,
-    /// How guests reach the network: `bridge`.
+    /// How guests reach the network: `bridge` or `mac-nat`.
     pub mode: &'static str,
     /// The NIC that leads out.
     pub uplink: Option<IfName>,
-    /// Its MAC.
+    /// In mode mac-nat, how it is with that: `up`, `no-carrier`, `down`,
+    /// `gone`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uplink_state: Option<&'static str>,
+    /// In mode mac-nat, the traffic of the uplink, of host and guests together.
+    #[serde(skip)]
+    pub uplink_traffic: Option<GuestTraffic>,
+    /// In mode mac-nat, what translates MACs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub translation: Option<Translation>,
+    /// Its MAC; in mode mac-nat the uplink's, and so are addresses and
+    /// gateways.
     #[serde(serialize_with = "lower_case")]
     pub mac: Option<MacAddr6>,
     /// Largest packet in bytes.
@@ -93,7 +105,7 @@ pub struct Lease {
 pub struct Port {
     /// Its name.
     pub name: IfName,
-    /// `uplink`, `tap`, `veth` or `other`.
+    /// `uplink`, `air`, `tap`, `veth` or `other`.
     pub kind: &'static str,
     /// What the bridge does with its frames.
     pub state: &'static str,
@@ -126,6 +138,20 @@ pub struct Guest {
     pub mac: Option<MacAddr6>,
     /// Addresses that the host knows at that MAC.
     pub addresses: Vec<IpAddr>,
+    /// In mode mac-nat, those by which it is translated.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<LearnedAddress>,
+}
+
+impl Guest {
+    /// One of which nothing is known but its MAC.
+    pub fn of(mac: MacAddr6) -> Self {
+        Self {
+            mac: Some(mac),
+            addresses: Vec::new(),
+            learned: Vec::new(),
+        }
+    }
 }
 
 /// Bytes that passed a port.
@@ -252,39 +278,59 @@ fn known(live: &HostState, bridge: &IfName) -> HashMap<MacAddr6, Vec<IpAddr>> {
             addresses.push(neighbour.address);
         }
     }
-    let rank = |address: &IpAddr| match address {
+    for addresses in known.values_mut() {
+        addresses.sort_by_key(rank);
+    }
+    known
+}
+
+/// The order in which people look for addresses.
+pub fn rank(address: &IpAddr) -> (u8, IpAddr) {
+    let family = match address {
         IpAddr::V4(_) => 0,
         IpAddr::V6(v6) if !v6.is_unicast_link_local() => 1,
         IpAddr::V6(_) => 2,
     };
-    for addresses in known.values_mut() {
-        addresses.sort_by_key(|address| (rank(address), *address));
-    }
-    known
+    (family, *address)
 }
 
 fn bridge(live: &HostState, link: &Link, behind: &Behind, guards: &Guards, place: &Place) -> Bridge {
     let name = &link.name;
     let record = place.records().find(|record| record.bridge.name == *name);
-    let known = known(live, name);
     let ports: Vec<&Link> = live.ports_of(name).collect();
-    let uplink = uplink(&ports, record);
+    let translated = record.filter(|record| record.mode() == Mode::MacNat);
+    // The device that carries the host's network; none where it is gone.
+    let carrier = translated.map_or(Some(link), |record| plan::air::uplink(live, record));
+    let (translation, learned) = translated
+        .map(|record| translation::ask(live, record, carrier))
+        .unzip();
+    let learned = learned.unwrap_or_default();
+    let out = way_out(&ports, record);
+    let known = carrier
+        .map(|carrier| known(live, &carrier.name))
+        .unwrap_or_default();
     let guests = |port: &Link| {
         // What is fixed on a TAP that nobody holds says who may come.
         let gone = port.tun.as_ref().is_some_and(|tun| !tun.held);
         let entries = behind.get(&port.name).map_or(&[][..], Vec::as_slice);
         let there = entries.iter().filter(|entry| !(gone && entry.fixed));
         let guest = |entry: &&Learned| Guest {
-            mac: Some(entry.mac),
             addresses: known.get(&entry.mac).cloned().unwrap_or_default(),
+            ..Guest::of(entry.mac)
         };
-        there.map(guest).collect()
+        let mut guests: Vec<Guest> = there.map(guest).collect();
+        translation::add(&mut guests, learned.get(&port.index).map_or(&[], Vec::as_slice));
+        guests
     };
     let port = |port: &&Link| {
-        let is_uplink = Some(&port.name) == uplink.as_ref();
+        let leads_out = Some(&port.name) == out.as_ref();
         Port {
             name: port.name.clone(),
-            kind: if is_uplink { "uplink" } else { kind(port) },
+            kind: match (leads_out, translated) {
+                (true, None) => "uplink",
+                (true, Some(_)) => "air",
+                (false, _) => kind(port),
+            },
             state: state_word(port),
             owner: port.tun.as_ref().and_then(|tun| tun.owner),
             group: port.tun.as_ref().and_then(|tun| tun.group),
@@ -294,18 +340,19 @@ fn bridge(live: &HostState, link: &Link, behind: &Behind, guards: &Guards, place
             in_use: port.tun.as_ref().map(|tun| tun.held),
             guard: guards.of(port).map(GuardEntry::from),
             // The whole LAN is behind the uplink.
-            guests: if is_uplink { Vec::new() } else { guests(port) },
+            guests: if leads_out { Vec::new() } else { guests(port) },
             traffic: port.traffic.into(),
         }
     };
+    let addresses = carrier.map_or(&[][..], |carrier| live.addresses_of(&carrier.name));
     Bridge {
         name: name.clone(),
         managed: record.is_some(),
-        mode: "bridge",
-        mac: link.mac,
+        mode: record.map_or(Mode::Bridge, Record::mode).word(),
+        mac: carrier.and_then(|carrier| carrier.mac),
         mtu: link.mtu,
-        addresses: live.addresses_of(name).iter().map(ToString::to_string).collect(),
-        gateways: refuse::gateways(live, name),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        gateways: carrier.map_or_else(Vec::new, |carrier| refuse::gateways(live, &carrier.name)),
         state: record.map_or("settled", |r| recover::state(r, lock::is_held(&place.identity))),
         confirm_seconds_left: record
             .filter(|record| record.progress == Progress::AwaitingConfirm)
@@ -314,16 +361,26 @@ fn bridge(live: &HostState, link: &Link, behind: &Behind, guards: &Guards, place
         last_change: record.map(|record| LastChange { time: record.time }),
         ports: ports.iter().map(port).collect(),
         ports_left: PORTS_MAX.saturating_sub(ports.len()),
-        uplink,
+        uplink: match translated {
+            Some(record) => Some(
+                carrier
+                    .map_or(&record.uplink.name, |carrier| &carrier.name)
+                    .clone(),
+            ),
+            None => out,
+        },
+        uplink_state: translated.map(|_| translation::uplink_state(carrier)),
+        uplink_traffic: translated.and(carrier).map(|carrier| carrier.traffic.into()),
+        translation,
     }
 }
 
 /// The port that leads out: the record's, else the only one that can be a NIC.
-fn uplink(ports: &[&Link], record: Option<&Record>) -> Option<IfName> {
+fn way_out(ports: &[&Link], record: Option<&Record>) -> Option<IfName> {
     if let Some(record) = record {
         return ports
             .iter()
-            .find(|port| port.name == record.uplink.name)
+            .find(|port| port.name == *record.way_out())
             .map(|port| port.name.clone());
     }
     let mut nics = ports.iter().filter(|port| port.leads_out());

@@ -12,14 +12,14 @@ use crate::model::{HostState, IfName};
 use crate::netlink::{dump, multicast};
 use crate::owners::{self, Survey, firewall, macvlan, udev};
 use crate::plan::record::Progress;
-use crate::plan::{Record, Refusal, Stage, plan, refuse};
+use crate::plan::{Mode, Record, Refusal, Stage, plan, refuse};
 use crate::sys::syslog::Severity;
 
 use super::args::{Args, Up};
 use super::change::{self, Place};
 use super::outcome::{Error, log, print, print_json, say};
 use super::verification::Verification;
-use super::{confirm, require_privilege, warn};
+use super::{air, confirm, require_privilege, warn};
 
 /// Runs `vmbr up`.
 pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
@@ -29,12 +29,13 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
         Some(uplink) => (uplink.clone(), "it was named".to_owned()),
         None => choose(&live, &place).map_err(|refusal| Error::Refused(vec![refusal]))?,
     };
+    let mode = air::mode(up, &live, &uplink)?;
     // While another vmbr is at work its records say what it has begun, and it
     // may end between two looks: that a change did not end is believed from
     // under the lock, or where nothing will be changed.
     let at_work = lock::is_held(&place.identity) == Some(true);
     match standing(&place, &live, &uplink, &up.bridge) {
-        Ok(Some(record)) if record.progress == Progress::Settled => return already(record, args),
+        Ok(Some(record)) if record.progress == Progress::Settled => return already(up, record, &place, args),
         Err(refusal) if up.dry_run && !at_work => return Err(refusal),
         _ => {}
     }
@@ -47,14 +48,21 @@ pub fn run(up: &Up, args: &Args) -> Result<(), Error> {
     if !up.dry_run {
         place.refresh(args)?;
         place.recover(args)?;
-        live = change::look_again(live, &[&uplink, &up.bridge], false)?;
-        if let Some(record) = standing(&place, &live, &uplink, &up.bridge)? {
-            return already(record, args);
+        if mode == Mode::Bridge {
+            live = change::look_again(live, &[&uplink, &up.bridge], false)?;
         }
+        if let Some(record) = standing(&place, &live, &uplink, &up.bridge)?.cloned() {
+            drop(lock);
+            return already(up, &record, &place, args);
+        }
+    }
+    if mode == Mode::MacNat {
+        return air::up(up, (&uplink, &why), place, lock, args);
     }
     let mut ready = ready(up, &mut live, &uplink, &why, &place, args)?;
     if up.dry_run {
-        return dry_run(&ready, &why, args);
+        dry_run(&ready.record, &ready.told, &why, args);
+        return Ok(());
     }
 
     say(&format!("uplink {uplink}: {why}"));
@@ -104,12 +112,12 @@ struct Ready {
 
 /// What is told of a change, each a line.
 #[derive(Default)]
-struct Told {
+pub(super) struct Told {
     /// The commands of its plan.
-    planned: Vec<String>,
-    warnings: Vec<String>,
+    pub planned: Vec<String>,
+    pub warnings: Vec<String>,
     /// Who is moved along.
-    notes: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 /// Looks for what stands in the way of a change of `live`.
@@ -139,13 +147,7 @@ fn ready(
     warnings.extend(others.warnings);
     let record = Record::of(live, uplink, &up.bridge, &place.identity, clock::now());
     let Some(record) = record.filter(|_| refusals.is_empty()) else {
-        if up.dry_run && !args.json {
-            print(&format!("# uplink {uplink}: {why}"));
-            refusals
-                .iter()
-                .for_each(|r| print(&format!("# refused: {}\n#   {}", r.message, r.remedy)));
-        }
-        return Err(Error::Refused(refusals));
+        return Err(refused(refusals, up, (uplink, why), args));
     };
     let record = Record {
         zone: others.zone,
@@ -166,6 +168,17 @@ fn ready(
         },
         record,
     })
+}
+
+/// The error of refusals, which a dry run lists.
+pub(super) fn refused(refusals: Vec<Refusal>, up: &Up, (uplink, why): (&IfName, &str), args: &Args) -> Error {
+    if up.dry_run && !args.json {
+        print(&format!("# uplink {uplink}: {why}"));
+        refusals
+            .iter()
+            .for_each(|r| print(&format!("# refused: {}\n#   {}", r.message, r.remedy)));
+    }
+    Error::Refused(refusals)
 }
 
 /// The uplink of the default route; where that leaves by a bridge of vmbr's,
@@ -213,7 +226,8 @@ fn standing<'a>(
             format!("keep it: vmbr confirm {name}; or end it: vmbr down {name}"),
         ));
     }
-    if !record.is_of(live) {
+    let by_air = record.mode() == Mode::MacNat;
+    if !by_air && !record.is_of(live) {
         return Err(Error::refused(
             format!(
                 "vmbr made {name} for a NIC {} that is gone or was made anew",
@@ -222,7 +236,7 @@ fn standing<'a>(
             format!("end that first: vmbr down {name}"),
         ));
     }
-    if !is_port {
+    if !by_air && !is_port {
         return Err(Error::refused(
             format!("{} was taken from {name} by someone else", record.uplink.name),
             format!("end what is left first: vmbr down {name}"),
@@ -230,14 +244,18 @@ fn standing<'a>(
     }
     if record.uplink.name != *uplink || name != bridge {
         return Err(Error::refused(
-            format!("{} is on the bridge {name} already", record.uplink.name),
+            format!("{} serves the bridge {name} already", record.uplink.name),
             format!("use {name}, or end it first: vmbr down {name}"),
         ));
     }
     Ok(Some(record))
 }
 
-fn already(record: &Record, args: &Args) -> Result<(), Error> {
+fn already(up: &Up, record: &Record, place: &Place, args: &Args) -> Result<(), Error> {
+    air::fits(up, record)?;
+    if record.mode() == Mode::MacNat && !up.dry_run {
+        air::keep_up(record, place)?;
+    }
     if args.json {
         print_json(&document(record, &Told::default()));
     } else {
@@ -263,19 +281,18 @@ fn name_owners(refusals: &mut [Refusal], live: &HostState, uplink: &IfName) {
     }
 }
 
-fn document(record: &Record, told: &Told) -> serde_json::Value {
+pub(super) fn document(record: &Record, told: &Told) -> serde_json::Value {
     json!({
         "bridge": record.bridge.name,
         "uplink": record.uplink.name,
-        "mode": "bridge",
+        "mode": record.mode().word(),
         "plan": told.planned,
         "warnings": told.warnings,
         "notes": told.notes,
     })
 }
 
-fn dry_run(ready: &Ready, why: &str, args: &Args) -> Result<(), Error> {
-    let Ready { record, told } = ready;
+pub(super) fn dry_run(record: &Record, told: &Told, why: &str, args: &Args) {
     if args.json {
         print_json(&document(record, told));
     } else {
@@ -286,7 +303,6 @@ fn dry_run(ready: &Ready, why: &str, args: &Args) -> Result<(), Error> {
             .for_each(|text| print(&format!("# warning: {text}")));
         told.planned.iter().for_each(|line| print(line));
     }
-    Ok(())
 }
 
 fn carry_out(
@@ -381,7 +397,7 @@ fn unprepared(record: &Record, place: &Place, error: &HandoverError) -> Error {
 }
 
 /// The record of a change that has reached its target.
-fn ended(record: &Record, confirm: Option<u32>) -> Record {
+pub(super) fn ended(record: &Record, confirm: Option<u32>) -> Record {
     let common = Record {
         time: clock::now(),
         ..record.clone()
@@ -400,17 +416,18 @@ fn ended(record: &Record, confirm: Option<u32>) -> Record {
     }
 }
 
-fn words(stage: Stage) -> &'static str {
+pub(super) fn words(stage: Stage) -> &'static str {
     match stage {
         Stage::Prepare => "preparing the bridge with all that the uplink has",
         Stage::Enslave => "making the uplink its port",
         Stage::Flip => "moving the network to the bridge",
+        Stage::Translate => "translating MACs",
         Stage::Settle => "giving everything its final form",
         Stage::Tidy => "asking the routers for an advertisement",
     }
 }
 
-fn what_next(record: &Record) {
+pub(super) fn what_next(record: &Record) {
     let bridge = &record.bridge.name;
     let user = std::env::var("SUDO_USER").ok().filter(|user| user != "root");
     let whom = user.map_or_else(
@@ -425,13 +442,19 @@ fn what_next(record: &Record) {
             kept.address,
         ));
     }
+    let carries = match record.mode() {
+        Mode::Bridge => format!("{bridge} carries the network of {}", record.uplink.name),
+        Mode::MacNat => format!(
+            "the guests of {bridge} reach the network by {}, which stays as it was; there they all have its MAC",
+            record.uplink.name
+        ),
+    };
     print(&format!(
-        "{bridge} carries the network of {}. A reboot ends this; so does: vmbr down {bridge}\n\
+        "{carries}. A reboot ends this; so does: vmbr down {bridge}\n\
          To let {whom} put guests on it, write into /etc/qemu/bridge.conf the line\n  \
          allow {bridge}\n\
          A guest joins with\n  \
          qemu-system-x86_64 ... -netdev tap,id=n0,br={bridge},helper={} -device virtio-net-pci,netdev=n0",
-        record.uplink.name,
         gather::helper_path().display(),
     ));
 }

@@ -80,6 +80,14 @@ impl Verification {
         if silent.is_empty() {
             return Ok(());
         }
+        if self.old == self.new {
+            return Err(MigrateError::Unverified(format!(
+                "the gateway {} answered on {}, and does not any more (asked for {} s)",
+                list(&silent),
+                self.old,
+                AFTER.as_secs()
+            )));
+        }
         Err(MigrateError::Unverified(format!(
             "the gateway {} answered on {}, and does not answer through {} (asked for {} s)",
             list(&silent),

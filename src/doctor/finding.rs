@@ -156,6 +156,12 @@ pub enum Change {
         /// The bridge.
         bridge: IfName,
     },
+    /// A bridge in mode mac-nat is brought up to date, as by `vmbr sync`; what
+    /// that makes ends with the bridge.
+    Translation {
+        /// The bridge.
+        bridge: IfName,
+    },
     /// The mode of a file.
     Mode {
         /// The file.
@@ -176,7 +182,8 @@ impl Change {
             | Self::Address { bridge, .. }
             | Self::Route { bridge, .. }
             | Self::Accept { bridge, .. }
-            | Self::Keeper { bridge } => Some(bridge),
+            | Self::Keeper { bridge }
+            | Self::Translation { bridge } => Some(bridge),
             Self::Sysctl { .. } | Self::Mode { .. } => None,
         }
     }

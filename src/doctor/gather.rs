@@ -6,17 +6,22 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::apply::air;
 use crate::apply::recover::{self, INTERRUPTED};
 use crate::apply::store::Entry;
 use crate::keeper::file::Files;
+use crate::mac_nat;
 use crate::model::{Family, HostState, IfName, Link};
 use crate::netlink::{dump, sysctl};
+use crate::plan::air::Programs;
 use crate::plan::record::Progress;
+use crate::plan::{self, Op, Record};
 
 use super::firewall::Firewall;
 use super::helper::{HelperFile, TUN, TunNode, nosuid_mount};
 use super::hypervisor::Machine;
 use super::segment::{Arp, ArpSettings};
+use super::translation::Translation;
 use super::udev::LinkFile;
 use super::{Facts, files, rules};
 
@@ -50,6 +55,10 @@ pub fn all(entries: &[Entry], held: Option<bool>) -> io::Result<Facts> {
                     let told = Files::of(&record.namespace).told(&record.bridge.name);
                     facts.keepers.insert(record.bridge.name.clone(), told);
                 }
+                if record.air.is_some() && !recover::is_due(record) {
+                    let translation = translation(record)?;
+                    facts.translations.insert(record.bridge.name.clone(), translation);
+                }
                 facts.records.push(record.as_ref().clone());
             }
             Entry::Unusable { path, why, .. } => {
@@ -59,6 +68,31 @@ pub fn all(entries: &[Entry], held: Option<bool>) -> io::Result<Facts> {
     }
     facts.host = host;
     Ok(facts)
+}
+
+/// How it is with a bridge in mode mac-nat.
+fn translation(record: &Record) -> io::Result<Translation> {
+    let live = air::devices(record)?;
+    let uplink = plan::air::uplink(&live, record);
+    let programs = air::programs(&live, record).ok();
+    let target = air::standing(&live, record);
+    let devices = target.as_ref().map(|target| {
+        let plan = plan::air::plan(&live, Programs::All, target);
+        plan.ops()
+            .filter(|op| !matches!(op, Op::Translate(_)))
+            .cloned()
+            .collect()
+    });
+    let orders = target.as_ref().and_then(air::orders);
+    let stale = orders.and_then(|(settings, addresses)| mac_nat::stale(&settings, &addresses).ok());
+    Ok(Translation {
+        supported: mac_nat::supported(),
+        programs,
+        devices: devices.unwrap_or_default(),
+        uplink: uplink.is_some(),
+        successor: live.link(&record.uplink.name).is_some(),
+        stale,
+    })
 }
 
 fn mac_origins(host: &HostState) -> BTreeMap<IfName, u8> {

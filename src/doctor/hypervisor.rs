@@ -133,7 +133,11 @@ impl Machine {
              NIC's, and drops what they send: this host works, guests on a bridge reach nobody",
             filter.name
         );
-        Some(Finding::new("hypervisor-filters", Severity::Warning, message, filter.remedy).of(uplink))
+        let remedy = format!(
+            "{}; or let the guests speak by the NIC's MAC: vmbr up {uplink} --mode mac-nat",
+            filter.remedy
+        );
+        Some(Finding::new("hypervisor-filters", Severity::Warning, message, remedy).of(uplink))
     }
 }
 

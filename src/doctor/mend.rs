@@ -99,6 +99,7 @@ fn perform(change: &Change) -> Result<(), String> {
         Change::Route { route, .. } => run(Op::DeleteRoute(route.as_ref().clone())),
         Change::Accept { bridge, chain } => rules::insert(chain, bridge),
         Change::Keeper { bridge } => keeper::revive(&namespace::identity().map_err(said)?, bridge),
+        Change::Translation { .. } => Err("it is done by who has the records".to_owned()),
         Change::Mode { path, new, .. } => set_mode(path, *new),
     }
 }
@@ -127,7 +128,7 @@ fn take_back(change: &Change, gone: Option<&IfName>) -> Result<Undone, String> {
             Undone::Changed
         }),
         // It ends with its duty.
-        Change::Keeper { .. } => Ok(Undone::Gone),
+        Change::Keeper { .. } | Change::Translation { .. } => Ok(Undone::Gone),
         // Only pinned, and that cannot be undone.
         Change::Mac { old, new, .. } if old == new => Ok(Undone::Gone),
         // All else is of the bridge: it went with it, and what its ports had

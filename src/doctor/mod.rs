@@ -12,6 +12,7 @@
 //! - [`helper`]: the helper's capability, its mount, /dev/net/tun.
 //! - [`acl`]: ACL files that others can write, or that deny in vain.
 //! - [`lease`]: a lease keeper that has died.
+//! - [`translation`]: a bridge in mode mac-nat that does not translate.
 //! - [`records`]: changes that did not end.
 //!
 //! [`gather`] reads the host, with `files` for the ACL. [`mend`] performs what a
@@ -32,6 +33,7 @@ pub mod mend;
 pub mod ports;
 pub mod records;
 pub mod segment;
+pub mod translation;
 pub mod udev;
 
 mod files;
@@ -81,6 +83,9 @@ pub struct Facts {
     /// What the lease keeper of each bridge that has one told last; none where
     /// it told nothing.
     pub keepers: BTreeMap<IfName, Option<Told>>,
+    /// How it is with the bridges in mode mac-nat, but those in the middle of a
+    /// change.
+    pub translations: translation::Translations,
 }
 
 impl Facts {
@@ -91,7 +96,7 @@ impl Facts {
 
     /// The ports by which a bridge leads out of the host.
     pub fn ways_out<'a>(&'a self, bridge: &'a IfName) -> Vec<&'a Link> {
-        let uplink = self.record(bridge).map(|record| &record.uplink.name);
+        let uplink = self.record(bridge).map(Record::way_out);
         let leads_out = |port: &&Link| port.leads_out() || Some(&port.name) == uplink;
         self.host.ports_of(bridge).filter(leads_out).collect()
     }
@@ -115,6 +120,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
         records::interrupted,
         records::unusable,
         lease::keepers,
+        translation::check,
         ports::addresses,
         ports::routes,
         firewall::drops,
@@ -132,6 +138,17 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = checks.iter().flat_map(|check| check(facts)).collect();
     findings.sort_by_key(|finding| finding.severity);
     findings
+}
+
+/// What an administrator should know before a new `bridge` whose uplink is no
+/// port of it: what bears on it, and is quick to find.
+pub fn before_translation(bridge: &IfName) -> Vec<String> {
+    let findings = gather::firewall(false).check(bridge, (false, false));
+    let seen = findings
+        .iter()
+        .filter(|finding| finding.severity != Severity::Note);
+    seen.map(|finding| format!("{}; remedy: {}", finding.message, finding.remedy))
+        .collect()
 }
 
 /// What an administrator should know before `uplink` becomes a port of a new

@@ -30,16 +30,21 @@ pub struct Link {
     /// Ready to carry packets (`IFF_RUNNING`: operational state is up).
     #[serde(default, skip_serializing_if = "is_default")]
     pub running: bool,
+    /// Asks and answers nobody for link-layer addresses (`IFF_NOARP`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub noarp: bool,
     /// The kind of a virtual device: `bridge`, `tun`, `veth`, `vlan`, `bond`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub kind: Option<String>,
     /// The bridge, bond or VRF that the device is a port of.
     #[serde(default, skip_serializing_if = "is_default")]
     pub master: Option<IfName>,
-    /// The device beneath a VLAN or macvlan, in this namespace.
+    /// The device beneath a VLAN or macvlan, or the other end of a veth pair,
+    /// in this namespace.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lower: Option<IfName>,
-    /// The device is a wireless station.
+    /// The device is a wireless one that the kernel puts on no bridge: a
+    /// station, say, which has not four addresses in its frames.
     #[serde(default, skip_serializing_if = "is_default")]
     pub wireless: bool,
     /// What a TUN or TAP device is.

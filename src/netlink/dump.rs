@@ -23,7 +23,7 @@ use crate::model::{HostState, IfName, Link, nexthop};
 use super::bridges;
 use super::read::{self, Names};
 use super::wire::Wire;
-use super::{KernelError, sysctl};
+use super::{KernelError, sysctl, wireless};
 
 /// Reads the caller's network namespace, with the settings of `devices`.
 ///
@@ -296,12 +296,17 @@ async fn links(handle: &Handle, traffic: Traffic) -> io::Result<(Vec<Link>, Name
     Ok((links, names))
 }
 
-/// Whether cfg80211 drives the device. /sys may show another namespace's
-/// devices: the number tells.
+/// Whether cfg80211 drives the device, and the kernel puts it on no bridge.
 fn is_wireless(link: &Link) -> bool {
     let path = format!("/sys/class/net/{}", link.name);
     let index = std::fs::read_to_string(format!("{path}/ifindex")).unwrap_or_default();
-    index.trim() == link.index.to_string() && std::path::Path::new(&format!("{path}/phy80211")).exists()
+    if index.trim() != link.index.to_string() {
+        // This /sys shows another namespace's devices.
+        return wireless::can_be_port(link.index).is_ok_and(|can| !can);
+    }
+    // Of one that does not say what it is the usual is believed: a station.
+    std::path::Path::new(&format!("{path}/phy80211")).exists()
+        && !wireless::can_be_port(link.index).unwrap_or(false)
 }
 
 /// Asks for everything of one kind, again where the kernel says that it has

@@ -9,6 +9,7 @@
 //! - [`multicast`]: the groups that programs joined, from /proc/net.
 //! - [`nexthop`]: the messages of nexthop objects, which no crate has.
 //! - [`sysctl`]: the settings under /proc/sys/net.
+//! - [`wireless`]: what a wireless device is, by nl80211.
 //! - [`bridges`]: the options of bridges.
 //! - [`changes`]: what the kernel tells of changes.
 //! - [`ports`]: many TAPs at once.
@@ -23,6 +24,7 @@ pub mod ports;
 pub mod read;
 pub mod sysctl;
 pub mod wire;
+pub mod wireless;
 pub mod write;
 
 use std::io;

@@ -83,6 +83,7 @@ pub fn link(message: &LinkMessage, names: &Names) -> Option<Link> {
             .header
             .flags
             .contains(LinkFlags::Running | LinkFlags::LowerUp),
+        noarp: message.header.flags.contains(LinkFlags::Noarp),
         kind: None,
         master: None,
         lower: None,

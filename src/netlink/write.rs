@@ -7,7 +7,7 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo,
 };
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
@@ -34,11 +34,18 @@ pub fn message(op: &Op, index: &mut IndexOf) -> std::io::Result<Option<Message>>
     use RouteNetlinkMessage as M;
     let (message, flags) = match op {
         Op::CreateBridge { name, mac } => (M::NewLink(bridge(name, *mac)), NLM_F_CREATE | NLM_F_EXCL),
+        Op::CreateVeth { name, far, mtu } => (M::NewLink(veth(name, far, *mtu)), NLM_F_CREATE | NLM_F_EXCL),
         Op::DeleteLink { dev } => (M::DelLink(link(index(dev)?)), 0),
         Op::SetUp { dev, up } => {
             let mut link = link(index(dev)?);
             link.header.change_mask = LinkFlags::Up;
             link.header.flags = if *up { LinkFlags::Up } else { LinkFlags::empty() };
+            (M::SetLink(link), 0)
+        }
+        Op::SetNoArp { dev } => {
+            let mut link = link(index(dev)?);
+            link.header.change_mask = LinkFlags::Noarp;
+            link.header.flags = LinkFlags::Noarp;
             (M::SetLink(link), 0)
         }
         Op::SetMtu { dev, mtu } => (M::SetLink(link_with(index(dev)?, LinkAttribute::Mtu(*mtu))), 0),
@@ -90,6 +97,8 @@ pub fn message(op: &Op, index: &mut IndexOf) -> std::io::Result<Option<Message>>
         Op::AddRule(rule) => (M::NewRule(rule_message(rule)), NLM_F_CREATE | NLM_F_EXCL),
         Op::DeleteRule(rule) => (M::DelRule(rule_message(rule)), 0),
         Op::SetSysctl { .. }
+        | Op::Translate(_)
+        | Op::StopTranslation { .. }
         | Op::AwaitRunning { .. }
         | Op::AwaitAddresses { .. }
         | Op::SolicitRouters { .. } => return Ok(None),
@@ -122,6 +131,21 @@ fn bridge(name: &IfName, mac: macaddr::MacAddr6) -> LinkMessage {
             ])),
         ]),
     ];
+    message
+}
+
+/// Both ends are down: a veth device has a carrier where both are up.
+fn veth(name: &IfName, far: &IfName, mtu: u32) -> LinkMessage {
+    let named = |name: &IfName| {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::Mtu(mtu)];
+        message
+    };
+    let mut message = named(name);
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(named(far)))),
+    ]));
     message
 }
 

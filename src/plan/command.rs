@@ -6,6 +6,7 @@ use crate::model::address::{FOREVER, Label, flag, scope};
 use crate::model::route::{METRIC_USER_V6, RouteMetric, kind, protocol, table};
 use crate::model::{Address, Family, Hop, Neighbour, Nexthop, RawAttribute, Route, Rule, neighbour};
 
+use super::air::{stop_text, translate_text};
 use super::rule_text::rule_text;
 use super::{Op, Plan};
 
@@ -54,6 +55,9 @@ impl Op {
                 "ip link add name {name} address {} type bridge stp_state 0 mcast_snooping 0",
                 lower(mac)
             )),
+            Op::CreateVeth { name, far, mtu } => Some(format!(
+                "ip link add name {name} mtu {mtu} type veth peer name {far} mtu {mtu}"
+            )),
             Op::DeleteLink { dev } => Some(format!("ip link del dev {dev}")),
             Op::SetUp { dev, up } => Some(format!(
                 "ip link set dev {dev} {}",
@@ -66,6 +70,12 @@ impl Op {
                 master: Some(master),
             } => Some(format!("ip link set dev {dev} master {master}")),
             Op::SetMaster { dev, master: None } => Some(format!("ip link set dev {dev} nomaster")),
+            Op::SetNoArp { dev } => Some(format!("ip link set dev {dev} arp off")),
+            Op::Translate(translation) => Some(translate_text(translation, &mut unsaid)),
+            Op::StopTranslation { uplink, air, .. } => {
+                unsaid.push("of these, only what is vmbr's own".to_owned());
+                Some(stop_text(uplink, air))
+            }
             Op::AddAddress { dev, address } => Some(format!(
                 "ip address add {}",
                 address_text(address, dev, &mut unsaid)
@@ -127,6 +137,14 @@ impl fmt::Display for Op {
             Op::AwaitRunning { dev } => write!(f, "waiting for {dev}'s carrier"),
             Op::AwaitAddresses { dev, .. } => write!(f, "waiting until {dev} accepts its IPv6 addresses"),
             Op::SolicitRouters { dev } => write!(f, "asking the routers on {dev} for an advertisement"),
+            Op::Translate(translation) => write!(
+                f,
+                "attaching the translation of MACs to {} and {}",
+                translation.uplink, translation.air
+            ),
+            Op::StopTranslation { uplink, air, .. } => {
+                write!(f, "taking the translation of MACs from {uplink} and {air}")
+            }
             op => f.write_str(op.command().text.as_deref().unwrap_or_default()),
         }
     }

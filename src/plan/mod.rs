@@ -21,8 +21,12 @@
 //! The plan is convergent: it adds what is missing and removes what is too
 //! much, so that it leads from any state to the target, also from one in which
 //! an earlier plan was cut short. Every prefix of it leaves the host reachable.
+//!
+//! Where the uplink cannot be a port (a wireless station), [`air`] plans: the
+//! uplink keeps its network, and only what serves the guests comes and goes.
 #![forbid(unsafe_code)]
 
+pub mod air;
 mod command;
 pub mod hold;
 mod objects;
@@ -34,6 +38,7 @@ mod steps;
 mod target;
 pub mod verify;
 
+pub use air::{Air, Mode};
 pub use command::Command;
 pub use op::{Op, Plan, Stage, Step};
 pub use record::Record;

@@ -6,6 +6,8 @@ use macaddr::MacAddr6;
 
 use crate::model::{Address, IfName, Neighbour, Nexthop, Route, Rule};
 
+use super::air::Translation;
+
 /// One change of the kernel's network, or one wait for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
@@ -16,6 +18,16 @@ pub enum Op {
         name: IfName,
         /// Its MAC, pinned: else it follows the lowest of its ports'.
         mac: MacAddr6,
+    },
+    /// Makes a pair of devices, down: what goes out of the one comes in by the
+    /// other (veth(4)).
+    CreateVeth {
+        /// The one.
+        name: IfName,
+        /// The other.
+        far: IfName,
+        /// Largest packet of both in bytes.
+        mtu: u32,
     },
     /// Removes a device.
     DeleteLink {
@@ -49,6 +61,22 @@ pub enum Op {
         dev: IfName,
         /// The bridge, or none.
         master: Option<IfName>,
+    },
+    /// Keeps a device from asking and answering for link-layer addresses.
+    SetNoArp {
+        /// The device.
+        dev: IfName,
+    },
+    /// Attaches the programs of MAC-NAT to the uplink and the air port.
+    Translate(Translation),
+    /// Takes them away.
+    StopTranslation {
+        /// The uplink.
+        uplink: IfName,
+        /// The kernel's number for it.
+        index: u32,
+        /// The air port.
+        air: IfName,
     },
     /// Adds an address.
     AddAddress {
@@ -135,6 +163,8 @@ pub enum Stage {
     Enslave,
     /// Takes the network from the old holder: the new one's wins.
     Flip,
+    /// Attaches the translation of MACs, or takes it away.
+    Translate,
     /// Gives what was prepared its final form.
     Settle,
     /// Removes what served only the way.

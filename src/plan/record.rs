@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Family, HostState, IfName, Network, Route, is_default};
 
 use super::hold::{Hold, Kept};
-use super::{Bridge, Holder, Target, prefix_routes};
+use super::{Air, Bridge, Holder, Mode, Target, prefix_routes};
 
 /// Version of the record's form.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The oldest version that is readable: the one before.
-pub const OLDEST: u32 = 2;
+pub const OLDEST: u32 = 3;
 
 /// How far a change has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +103,10 @@ pub struct Record {
     /// the uplink again on every way back.
     #[serde(default, skip_serializing_if = "is_default")]
     pub holds: Vec<Hold>,
+    /// How guests reach the network by MAC-NAT; none where the uplink is a port
+    /// of the bridge.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub air: Option<Air>,
 }
 
 impl Record {
@@ -136,7 +140,30 @@ impl Record {
             zone: None,
             udev: false,
             holds: Vec::new(),
+            air: None,
         })
+    }
+
+    /// How guests reach the network.
+    pub fn mode(&self) -> Mode {
+        match self.air {
+            Some(_) => Mode::MacNat,
+            None => Mode::Bridge,
+        }
+    }
+
+    /// The port by which the bridge leads out of the host.
+    pub fn way_out(&self) -> &IfName {
+        self.air.as_ref().map_or(&self.uplink.name, |air| &air.port)
+    }
+
+    /// How it is when the change is taken back, or has ended: a sentence.
+    pub fn gone_words(&self) -> String {
+        let (uplink, bridge) = (&self.uplink.name, &self.bridge.name);
+        match self.mode() {
+            Mode::Bridge => format!("{uplink} carries its network itself again, {bridge} is gone"),
+            Mode::MacNat => format!("{bridge} is gone; {uplink} has its network, as it had all the time"),
+        }
     }
 
     /// The bridge carries what the uplink carried.

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use crate::model::{Address, Family, HostState, IfName, Link, Route, address, nexthop, route};
 
+use super::Mode;
+
 /// Why nothing was touched, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -89,7 +91,7 @@ fn candidates(live: &HostState) -> String {
     let names: Vec<&str> = live
         .links
         .iter()
-        .filter(|l| unfit(live, l).is_none())
+        .filter(|l| unfit(live, l, mode_of(l)).is_none())
         .map(|l| l.name.as_str())
         .collect();
     if names.is_empty() {
@@ -99,8 +101,14 @@ fn candidates(live: &HostState) -> String {
     }
 }
 
+/// How the guests of a bridge reach the network by a device, where nobody said
+/// how.
+pub fn mode_of(link: &Link) -> Mode {
+    if link.wireless { Mode::MacNat } else { Mode::Bridge }
+}
+
 /// Why the device cannot be a bridge's uplink, whatever the bridge.
-fn unfit(live: &HostState, link: &Link) -> Option<Refusal> {
+fn unfit(live: &HostState, link: &Link, mode: Mode) -> Option<Refusal> {
     let name = &link.name;
     let refuse = |message: String, remedy: String| Some(Refusal::new(message, remedy));
     if link.is_loopback() {
@@ -143,11 +151,18 @@ fn unfit(live: &HostState, link: &Link) -> Option<Refusal> {
             ),
         );
     }
+    if mode == Mode::MacNat {
+        // It stays as it is, and what else is on it with it.
+        return None;
+    }
     if link.wireless {
         return refuse(
-            format!("{name} is a wireless station: its access point takes frames from one MAC only, and the kernel does not let it on a bridge"),
-            "use a wired uplink; guests on a wireless one need MAC translation, which this vmbr does not have yet"
-                .into(),
+            format!(
+                "{name} is a wireless station: its access point takes frames from one MAC only, and the kernel does not let it on a bridge"
+            ),
+            format!(
+                "translate the guests' MACs into its own: vmbr up {name} --mode mac-nat (or without --mode)"
+            ),
         );
     }
     let children = macvlans(live, name);
@@ -173,16 +188,31 @@ pub fn macvlans<'a>(live: &'a HostState, name: &IfName) -> Vec<&'a Link> {
     live.links.iter().filter(on_it).collect()
 }
 
+fn missing(live: &HostState, uplink: &IfName) -> Vec<Refusal> {
+    vec![Refusal::new(
+        format!("there is no device {uplink}"),
+        format!("name one that exists{}", candidates(live)),
+    )]
+}
+
+/// What stands in the way of a new bridge `bridge` whose guests reach the
+/// network by `uplink`, which stays as it is; empty where nothing does.
+pub fn up_mac_nat(live: &HostState, uplink: &IfName, bridge: &IfName) -> Vec<Refusal> {
+    let Some(link) = live.link(uplink) else {
+        return missing(live, uplink);
+    };
+    let mut found: Vec<Refusal> = unfit(live, link, Mode::MacNat).into_iter().collect();
+    found.extend(taken(live, uplink, bridge));
+    found
+}
+
 /// What stands in the way of putting `uplink` on a new bridge `bridge`; empty
 /// where nothing does.
 pub fn up(live: &HostState, uplink: &IfName, bridge: &IfName) -> Vec<Refusal> {
     let Some(link) = live.link(uplink) else {
-        return vec![Refusal::new(
-            format!("there is no device {uplink}"),
-            format!("name one that exists{}", candidates(live)),
-        )];
+        return missing(live, uplink);
     };
-    let mut found: Vec<Refusal> = unfit(live, link).into_iter().collect();
+    let mut found: Vec<Refusal> = unfit(live, link, Mode::Bridge).into_iter().collect();
     let objects = nexthop::of_device(&live.nexthops, uplink);
     // A group of the usual kind has no other attributes, an object has them
     // for an encapsulation.
@@ -198,22 +228,28 @@ pub fn up(live: &HostState, uplink: &IfName, bridge: &IfName) -> Vec<Refusal> {
             format!("see: ip nexthop show id {id}; remove it with its routes (ip nexthop del id {id}), and make it anew on {bridge} afterwards"),
         ));
     }
-    if let Some(taken) = live.link(bridge) {
-        let kind = taken.kind.as_deref().unwrap_or("NIC");
-        found.push(Refusal::new(
-            if kind == "bridge" {
-                format!("there is a bridge {bridge} that vmbr did not make")
-            } else {
-                format!("the name {bridge} is taken by a {kind}")
-            },
-            if kind == "bridge" {
-                format!("use it as it is (vmbr-helper works on it), or choose another name: vmbr up {uplink} --bridge NAME")
-            } else {
-                format!("choose another name: vmbr up {uplink} --bridge NAME")
-            },
-        ));
-    }
+    found.extend(taken(live, uplink, bridge));
     found
+}
+
+/// Whether the bridge's name is another's.
+fn taken(live: &HostState, uplink: &IfName, bridge: &IfName) -> Option<Refusal> {
+    let taken = live.link(bridge)?;
+    let kind = taken.kind.as_deref().unwrap_or("NIC");
+    Some(Refusal::new(
+        if kind == "bridge" {
+            format!("there is a bridge {bridge} that vmbr did not make")
+        } else {
+            format!("the name {bridge} is taken by a {kind}")
+        },
+        if kind == "bridge" {
+            format!(
+                "use it as it is (vmbr-helper works on it), or choose another name: vmbr up {uplink} --bridge NAME"
+            )
+        } else {
+            format!("choose another name: vmbr up {uplink} --bridge NAME")
+        },
+    ))
 }
 
 /// What the administrator should know before `uplink` becomes a port.
@@ -255,6 +291,32 @@ pub fn warnings(live: &HostState, uplink: &IfName) -> Vec<String> {
                 multi.dst
             ));
         }
+    }
+    found
+}
+
+/// What the administrator should know before guests speak as `uplink`.
+pub fn warnings_mac_nat(live: &HostState, uplink: &IfName) -> Vec<String> {
+    let Some(link) = live.link(uplink) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    if !link.up {
+        found.push(format!(
+            "{uplink} is down: until it is up, guests reach only each other and this host"
+        ));
+    } else if !link.carrier {
+        found.push(format!(
+            "{uplink} has no carrier: until it has, guests reach only each other and this host"
+        ));
+    }
+    if macvlans(live, uplink)
+        .iter()
+        .any(|child| child.is_kind("macvlan") || child.is_kind("macvtap"))
+    {
+        found.push(format!(
+            "{uplink} has a macvlan on it: guests do not reach that, nor it them"
+        ));
     }
     found
 }

@@ -6,6 +6,8 @@
 //! here too where it belongs to the same family.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "mac-nat")]
+pub mod bpf;
 pub mod caps;
 #[cfg(feature = "cli")]
 pub mod descriptors;

@@ -10,6 +10,8 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socket
 
 /// `ETH_P_ARP` of include/uapi/linux/if_ether.h.
 pub const ARP: u16 = 0x0806;
+/// `ETH_P_IPV6`
+pub const IPV6: u16 = 0x86dd;
 
 /// A socket that hears and sends the frames of one protocol on one device.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ const EVERY: u16 = 0x0003;
 const IPV4: u16 = 0x0800;
 /// From include/uapi/linux/if_packet.h; since Linux 4.20.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+const PACKET_QDISC_BYPASS: libc::c_int = 20;
 /// Of include/uapi/linux/filter.h: what the kernel knows of a frame beside its
 /// bytes.
 const ANCILLARY: u32 = 0_u32.wrapping_sub(0x1000);
@@ -91,6 +94,16 @@ impl PacketSocket {
         this.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &yes)?;
         this.bind()?;
         Ok(this)
+    }
+
+    /// What it sends goes to the driver at once, and meets no hook of traffic
+    /// control (`packet_xmit()`, `__dev_direct_xmit()`).
+    ///
+    /// # Errors
+    /// As of setsockopt(2).
+    pub fn pass_hooks(&self) -> io::Result<()> {
+        let yes: libc::c_int = 1;
+        self.set(libc::SOL_PACKET, PACKET_QDISC_BYPASS, &yes)
     }
 
     /// Of no protocol yet: it hears nothing before it is bound.

@@ -13,8 +13,13 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 use super::netdev::IfIndex;
 use crate::model::Mac;
 
+#[cfg(feature = "mac-nat")]
+mod classifier;
 mod guard;
 mod message;
+
+#[cfg(feature = "mac-nat")]
+pub use classifier::Filter;
 
 use message::{HEADER, Message, attribute, find, u16_at, u32_at};
 

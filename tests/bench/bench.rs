@@ -9,6 +9,7 @@
 //! - [`helper`]: from fork to descriptor; [`trace`]: system calls and memory
 //! - [`ports`]: 1,000 ports made, listed and removed
 //! - [`guard`]: what a guard costs
+//! - [`macnat`]: what MAC-NAT costs; [`macnat_frames`]: for each frame
 //! - [`report`]: samples, medians, tables
 
 mod duration;
@@ -16,6 +17,8 @@ mod guard;
 mod helper;
 mod lab;
 mod loss;
+mod macnat;
+mod macnat_frames;
 mod ports;
 mod report;
 mod tcp;
@@ -40,6 +43,8 @@ enum Part {
     Ports,
     Status,
     Guard,
+    Macnat,
+    Frames,
 }
 
 /// Started by scripts/bench.
@@ -104,6 +109,8 @@ fn measure(arguments: Arguments) -> Outcome<()> {
             Part::Ports => ports::measure(&programs, runs, &mut report)?,
             Part::Status => ports::measure_status(&programs, runs, &mut report)?,
             Part::Guard => guard::measure(&programs, runs, &mut report)?,
+            Part::Macnat => macnat::measure(&programs, runs, &mut report)?,
+            Part::Frames => macnat_frames::measure(&programs.frames(), runs, &mut report)?,
         }
     }
     if !programs.manager

@@ -36,6 +36,13 @@ pub struct Programs {
     pub manager: bool,
 }
 
+impl Programs {
+    /// MAC-NAT's programs as BPF_PROG_TEST_RUN can repeat them: beside vmbr.
+    pub fn frames(&self) -> PathBuf {
+        self.vmbr.with_file_name("macnat-bench.o")
+    }
+}
+
 /// A way to migrate the host's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Migration {

@@ -51,6 +51,9 @@ struct Comparison {
     reach: f64,
 }
 
+/// In place of a contestant: the median is held against a figure.
+const MEDIAN: &str = "(median)";
+
 /// All samples of one run of the benchmark, in the order they were added.
 #[derive(Default)]
 pub struct Report {
@@ -106,6 +109,24 @@ impl Report {
                 reach,
             });
         }
+    }
+
+    /// Holds the median of `key` against an absolute figure.
+    pub fn median_at_most(&mut self, key: Key, reach: f64) {
+        if let Some(figure) = self.figure(&key) {
+            let value = figure.median();
+            self.comparisons.push(Comparison {
+                key,
+                against: MEDIAN,
+                value,
+                reach,
+            });
+        }
+    }
+
+    /// The median of what was measured.
+    pub fn median_of(&self, key: &Key) -> Option<f64> {
+        self.figure(key).map(Figure::median)
     }
 
     fn figure(&self, key: &Key) -> Option<&Figure> {

@@ -270,8 +270,21 @@ fn changing_call(pid: Pid) -> Option<String> {
                 format!("create {}", String::from_utf8_lossy(path))
             })
         }
+        libc::SYS_bpf => bpf(argument(0)).map(str::to_owned),
         number => other_change(number).map(str::to_owned),
     }
+}
+
+/// `enum bpf_cmd` of include/uapi/linux/bpf.h.
+fn bpf(command: u64) -> Option<&'static str> {
+    Some(match command {
+        2 => "bpf update",
+        3 => "bpf delete",
+        5 => "bpf load",
+        8 => "bpf attach",
+        9 => "bpf detach",
+        _ => return None,
+    })
 }
 
 /// Calls that change something whatever their arguments.

@@ -71,6 +71,11 @@ impl Frames {
         self.0.write_all(&frame).unwrap();
     }
 
+    /// Sends this frame.
+    pub fn send(&mut self, frame: &[u8]) {
+        self.0.write_all(frame).unwrap();
+    }
+
     /// Whether this text comes, or has come.
     pub fn hears(&mut self, text: &[u8]) -> bool {
         self.hears_within(text, Duration::from_secs(3))

@@ -143,6 +143,9 @@ impl Kernel {
                 Ok(())
             }
             Op::AwaitRunning { .. } | Op::AwaitAddresses { .. } | Op::SolicitRouters { .. } => Ok(()),
+            Op::CreateVeth { .. } | Op::SetNoArp { .. } | Op::Translate(_) | Op::StopTranslation { .. } => {
+                panic!("{op}: nothing of mode mac-nat is in a plan that moves a network")
+            }
         }
     }
 
@@ -391,6 +394,7 @@ fn bridge(index: u32, name: &IfName, mac: macaddr::MacAddr6) -> Link {
         kind: Some("bridge".into()),
         master: None,
         lower: None,
+        noarp: false,
         wireless: false,
         tun: None,
         port: None,

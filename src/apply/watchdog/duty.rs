@@ -221,10 +221,7 @@ impl Dog<'_> {
         let uplink = &record.uplink.name;
         match recover::recover(&self.store, &record, reason) {
             Ok(()) => {
-                log(&format!(
-                    "{uplink} carries its network itself again, {} is gone: {reason}",
-                    self.bridge
-                ));
+                log(&format!("{}: {reason}", record.gone_words()));
                 (self.led_back)(&record);
                 true
             }

@@ -20,16 +20,16 @@ use super::{
 use crate::sys::netdev::IfIndex;
 
 const NLMSG_DONE: u16 = 3;
-const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_REPLACE: u16 = 0x100;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
+pub(super) const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
-const RTM_NEWQDISC: u16 = 36;
+pub(super) const RTM_NEWQDISC: u16 = 36;
 const RTM_GETQDISC: u16 = 38;
-const RTM_NEWTFILTER: u16 = 44;
-const RTM_GETTFILTER: u16 = 46;
+pub(super) const RTM_NEWTFILTER: u16 = 44;
+pub(super) const RTM_GETTFILTER: u16 = 46;
 
 const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_LOCKED: u16 = 39;
@@ -40,20 +40,20 @@ const NTF_STICKY: u8 = 0x40;
 const NUD_NOARP: u16 = 0x40;
 const NUD_PERMANENT: u16 = 0x80;
 
-const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
+pub(super) const TCA_KIND: u16 = 1;
+pub(super) const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_OPS_LEN: u16 = 4;
 const TCA_BPF_OPS: u16 = 5;
-const TCA_BPF_FLAGS: u16 = 8;
-const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+pub(super) const TCA_BPF_FLAGS: u16 = 8;
+pub(super) const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 /// `TC_H_CLSACT`: the qdisc's parent, and its own handle with nothing below.
-const CLSACT: u32 = 0xffff_fff1;
-const CLSACT_HANDLE: u32 = 0xffff_0000;
+pub(super) const CLSACT: u32 = 0xffff_fff1;
+pub(super) const CLSACT_HANDLE: u32 = 0xffff_0000;
 /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)`
-const INGRESS: u32 = 0xffff_fff2;
+pub(super) const INGRESS: u32 = 0xffff_fff2;
 /// `ETH_P_ALL`
-const EVERY_PROTOCOL: u16 = 3;
-const TCMSG: usize = 20;
+pub(super) const EVERY_PROTOCOL: u16 = 3;
+pub(super) const TCMSG: usize = 20;
 
 /// The filter that lets pass is asked first, of all that there are.
 const PASSES: u16 = 1;
@@ -224,7 +224,7 @@ impl Rtnl {
     }
 
     /// Asks for everything of a kind, and gives each answer to `take`.
-    fn dump(&self, question: &[u8], mut take: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    pub(super) fn dump(&self, question: &[u8], mut take: impl FnMut(u16, &[u8])) -> io::Result<()> {
         send(self.0.as_raw_fd(), question, MsgFlags::empty())?;
         let mut buffer = vec![0; super::ANSWER];
         loop {
@@ -263,7 +263,7 @@ fn info(order: u16) -> u32 {
 }
 
 /// `nlmsghdr`, `tcmsg`, and the attributes as they are given.
-fn tc(
+pub(super) fn tc(
     kind: u16,
     flags: u16,
     device: IfIndex,

@@ -1,0 +1,160 @@
+//! `vmbr sync`: what the translation of MACs knows of the host, brought up to
+//! date. Hooks run it at any moment, so that it is cheap where there is nothing
+//! to do, and gives up where another vmbr is at work for long: that one ends
+//! with what is so then.
+
+use serde_json::json;
+
+use crate::apply::air;
+use crate::apply::announce;
+use crate::apply::migrate::MigrateError;
+use crate::apply::recover;
+use crate::mac_nat;
+use crate::model::HostState;
+use crate::netlink::dump;
+use crate::plan::record::Uplink;
+use crate::plan::{Mode, Record};
+use crate::sys::syslog::Severity;
+
+use super::args::{Args, Sync};
+use super::change::Place;
+use super::outcome::{Error, log, print, print_json, say};
+use super::require_privilege;
+
+/// What came of one bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Synced {
+    /// It was so already.
+    Already,
+    /// It is up to date now.
+    Changed,
+    /// Its uplink is not there, for now.
+    Gone,
+}
+
+/// Runs `vmbr sync`.
+pub fn run(sync: &Sync, args: &Args) -> Result<(), Error> {
+    let mut place = Place::find(args)?;
+    let concerned = |record: &&Record| {
+        record.mode() == Mode::MacNat
+            && sync
+                .bridge
+                .as_ref()
+                .is_none_or(|name| *name == record.bridge.name)
+    };
+    if let Some(name) = &sync.bridge {
+        let known = place.records().find(|record| record.bridge.name == *name);
+        if known.is_none_or(|record| record.mode() != Mode::MacNat) {
+            return Err(Error::refused(
+                format!("{name} is no bridge in mode mac-nat that vmbr made"),
+                "see which there are: vmbr status",
+            ));
+        }
+    }
+    let mut done = Vec::new();
+    // The usual case of a hook on any host.
+    if place.records().any(|record| concerned(&record)) {
+        require_privilege()?;
+        let _lock = place.wait_for_lock()?;
+        place.refresh(args)?;
+        let records: Vec<Record> = place.records().filter(concerned).cloned().collect();
+        // What did not end is led back, by its watchdog or by a person.
+        for record in records.iter().filter(|record| !recover::is_due(record)) {
+            done.push((record.bridge.name.clone(), one(record, &place)?));
+        }
+    }
+    if args.json {
+        let word = |synced| match synced {
+            Synced::Already => "already",
+            Synced::Changed => "changed",
+            Synced::Gone => "uplink-gone",
+        };
+        let list: Vec<_> = done
+            .iter()
+            .map(|(bridge, synced)| json!({"bridge": bridge, "outcome": word(*synced)}))
+            .collect();
+        print_json(&json!({"synced": list}));
+        return Ok(());
+    }
+    for (bridge, synced) in &done {
+        match synced {
+            Synced::Already => print(&format!("already so: {bridge} is up to date")),
+            Synced::Changed => print(&format!("{bridge} is up to date")),
+            Synced::Gone => print(&format!(
+                "the uplink of {bridge} is gone: guests reach each other, and the network when it is back"
+            )),
+        }
+    }
+    if done.is_empty() {
+        print("nothing to do: no bridge in mode mac-nat");
+    }
+    Ok(())
+}
+
+/// Brings one bridge up to date; the caller holds the lock.
+///
+/// # Errors
+/// What is missing could not be mended.
+pub fn one(record: &Record, place: &Place) -> Result<Synced, Error> {
+    let live = dump::network().map_err(|error| Error::unreadable(&error))?;
+    let Some(uplink) = uplink(&live, record) else {
+        return Ok(Synced::Gone);
+    };
+    let now = Record {
+        uplink,
+        ..record.clone()
+    };
+    let bridge = &record.bridge.name;
+    let failed = |error: MigrateError| Error::Failed {
+        message: format!("cannot bring {bridge} up to date: {error}"),
+        remedy: "see 'vmbr doctor'".into(),
+    };
+    if now != *record {
+        place
+            .save(&now)
+            .map_err(|error| failed(MigrateError::Unwritten(error)))?;
+    }
+    let changed = match air::sync(&now) {
+        // Between two looks.
+        Err(MigrateError::Gone(_)) => return Ok(Synced::Gone),
+        done => done.map_err(failed)?,
+    };
+    if !changed && now == *record {
+        return Ok(Synced::Already);
+    }
+    if now.uplink != record.uplink {
+        announce(&now);
+    }
+    let text = format!("{bridge} knows {} as it is now", now.uplink.name);
+    log(Severity::Notice, &text);
+    say(&text);
+    Ok(Synced::Changed)
+}
+
+/// Tells the network where guests are now. What does not hear it finds out by
+/// itself, if later.
+fn announce(record: &Record) {
+    let (index, mac) = (record.uplink.index, record.uplink.mac);
+    let Ok(guests) = mac_nat::guests(index) else {
+        return;
+    };
+    if let Err(error) = announce::announce(index, mac, guests.iter().map(|guest| guest.address)) {
+        say(&format!(
+            "the network is not told that guests are at {mac} now, and may take minutes to find out: {error}"
+        ));
+    }
+}
+
+/// The uplink as it is now: the device of its number, or where that is gone
+/// one that has come with its name, as a NIC does that was unplugged.
+fn uplink(live: &HostState, record: &Record) -> Option<Uplink> {
+    let same = crate::plan::air::uplink(live, record);
+    let named = || live.link(&record.uplink.name);
+    let link = same.or_else(|| named().filter(|link| link.master.is_none()))?;
+    Some(Uplink {
+        name: link.name.clone(),
+        index: link.index,
+        mac: link.mac?,
+        up: record.uplink.up,
+    })
+}

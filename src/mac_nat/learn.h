@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* Which address is whose. */
+#ifndef VMBR_LEARN_H
+#define VMBR_LEARN_H
+
+#include "state.h"
+
+static const struct port no_addresses;
+
+static __always_inline struct port *port_of(__u32 index)
+{
+	struct port *port = bpf_map_lookup_elem(&ports, &index);
+
+	if (port)
+		return port;
+	bpf_map_update_elem(&ports, &index, &no_addresses, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&ports, &index);
+}
+
+/*
+ * Gives an address a place among those of its port. The port's own oldest one
+ * makes room: whatever a guest invents, it pushes out nobody else's.
+ */
+static __always_inline void take_place(const struct address *address, __u32 index)
+{
+	struct port *port = port_of(index);
+	struct address *place;
+	struct guest *oldest;
+
+	if (!port)
+		return;
+	place = &port->ring[__sync_fetch_and_add(&port->next, 1) % RING];
+	oldest = bpf_map_lookup_elem(&guests, place);
+	/* One that has moved to another port has a place there. */
+	if (oldest && oldest->port == index) {
+		bpf_map_delete_elem(&guests, place);
+		count(QUOTA);
+	}
+	*place = *address;
+}
+
+/* An address that a guest can have, told apart from those that none can. */
+static __always_inline int is_usable(const struct address *address)
+{
+	if (!address->word[0] && !address->word[1] && address->word[2] == be32(0xffff)) {
+		__u32 first = be32(address->word[3]) >> 24;
+
+		return first && first != 127 && first < 224;
+	}
+	/* ::/32 has no stations: ::, ::1, embedded IPv4. */
+	return address->word[0] && (be32(address->word[0]) >> 24) != 0xff;
+}
+
+/*
+ * A guest says that an address is its own, or, with `asks`, whether it may
+ * be. Last writer wins, once a second: a failover takes effect at once, and
+ * two that quarrel cost a map entry no more.
+ *
+ * Returns 0 or DROP.
+ */
+static __noinline int learn(const struct address *address, mac_t mac, __u32 port, int asks)
+{
+	__u32 *taken = bpf_map_lookup_elem(&protected, address);
+	mac_t *pin = bpf_map_lookup_elem(&pins, address);
+	__u64 now = bpf_jiffies64();
+	struct guest *guest;
+
+	if (!is_usable(address) || (taken && *taken == BROADCAST))
+		return drop(ADDRESS);
+	if (taken)
+		return drop(CLAIM);
+	if (pin && *pin != mac)
+		return drop(PINNED);
+	guest = bpf_map_lookup_elem(&guests, address);
+	if (!guest) {
+		struct guest new = {
+			.mac = mac,
+			.port = port,
+			.tick = now,
+			.seen = bpf_ktime_get_boot_ns(),
+			.moved = (__u32)now,
+		};
+
+		take_place(address, port);
+		bpf_map_update_elem(&guests, address, &new, BPF_ANY);
+		return 0;
+	}
+	if (guest->mac != mac || guest->port != port) {
+		/* Who asks does not have it yet. */
+		if (asks)
+			return 0;
+		if ((__u32)now - guest->moved < settings.second) {
+			count(MOVE);
+			return 0;
+		}
+		if (guest->port != port)
+			take_place(address, port);
+		guest->mac = mac;
+		guest->port = port;
+		guest->moved = (__u32)now;
+	}
+	guest->tick = now;
+	guest->seen = bpf_ktime_get_boot_ns();
+	return 0;
+}
+
+/* The same for each frame: almost always it says what is known. */
+static __always_inline int claim(const struct address *address, mac_t mac, __u32 port)
+{
+	struct guest *guest = bpf_map_lookup_elem(&guests, address);
+
+	if (likely(guest && guest->mac == mac && guest->port == port &&
+		   bpf_jiffies64() - guest->tick <= settings.second))
+		return 0;
+	return learn(address, mac, port, 0);
+}
+
+/* Whose an address is, if it was heard in time. */
+static __always_inline struct guest *whose(const struct address *address)
+{
+	struct guest *guest = bpf_map_lookup_elem(&guests, address);
+
+	if (guest && bpf_jiffies64() - guest->tick <= settings.age)
+		return guest;
+	return 0;
+}
+
+#endif

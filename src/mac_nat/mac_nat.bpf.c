@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * MAC-NAT: the three programs. src/mac_nat/mod.rs has the picture.
+ *
+ * A frame of data costs one lookup. What is rare (ARP, neighbour discovery,
+ * DHCP, multicast) is copied out, looked at and written back by helpers; the
+ * other path reads and writes the frame where it lies.
+ */
+#include "bpf.h"
+#include "state.h"
+#include "learn.h"
+#include "ipv4.h"
+#include "ipv6.h"
+
+char _license[] SEC("license") = "Dual MIT/GPL";
+
+/* On a frame that air_out has seen to: the uplink's programs let it pass. */
+#define HANDLED 0x766d6272
+
+#define ETH_ALEN 6
+#define ETH_SOURCE 6
+#define ETH_TYPE 12
+#define ETH_HLEN 14
+/* Up to where the addresses of IPv6 are, which are further than IPv4's. */
+#define HEADERS IPV6_PAYLOAD
+
+#define TYPE_ARP be16(0x0806)
+#define TYPE_IPV4 be16(0x0800)
+#define TYPE_IPV6 be16(0x86dd)
+
+/* The group that an IP address means, else 0: what a frame's destination was. */
+static __always_inline mac_t ipv4_group(__u32 to)
+{
+	struct address address = ipv4_address(to);
+	__u32 *kind;
+
+	if (to == 0xffffffff)
+		return 0xffffffffffff;
+	if ((to & 0xf0) == 0xe0) /* 01:00:5e and 23 bits, RFC 1112 */
+		return 0x5e0001 | (mac_t)(to >> 8 & 0xffff7f) << 24;
+	if ((to >> 24 & 3) != 3)
+		return 0;
+	/* A prefix's broadcast address has two bits at least. */
+	kind = bpf_map_lookup_elem(&protected, &address);
+	return kind && *kind == BROADCAST ? 0xffffffffffff : 0;
+}
+
+/* Makes the headers readable in place; what is shorter than them stays so. */
+static __always_inline void pull(struct __sk_buff *skb)
+{
+	if (unlikely(start_of(skb) + HEADERS > end_of(skb)))
+		bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
+}
+
+static __always_inline int write_mac(struct __sk_buff *skb, __u32 at, mac_t mac)
+{
+	return bpf_skb_store_bytes(skb, at, &mac, ETH_ALEN, 0);
+}
+
+/* ---- To a guest ------------------------------------------------------- */
+
+/*
+ * Hands a frame to the guest that an address is of: straight to its port, or
+ * through the bridge where that has not heard of the sender for a while.
+ */
+static __always_inline int deliver(struct __sk_buff *skb, struct guest *guest)
+{
+	__u8 *p = start_of(skb);
+	__u64 sender, *heard;
+
+	if (p + ETH_HLEN > end_of(skb))
+		return DROP;
+	put_mac(p, guest->mac);
+	sender = mac_at(p + ETH_SOURCE) | bpf_jiffies64() >> settings.epoch << 48;
+	heard = &guest->peers[p[ETH_SOURCE + 5] % PEERS];
+	if (likely(*heard == sender))
+		return bpf_redirect(guest->port, 0);
+	*heard = sender;
+	return bpf_redirect(settings.air, BPF_F_INGRESS);
+}
+
+/* All guests hear it, whoever else does. */
+static __always_inline void flood(struct __sk_buff *skb)
+{
+	bpf_clone_redirect(skb, settings.air, BPF_F_INGRESS);
+}
+
+/* The same for a frame that is addressed to one, and goes there, too. */
+static __noinline int flood_as(struct __sk_buff *skb, mac_t group)
+{
+	mac_t to;
+
+	if (!bpf_skb_load_bytes(skb, 0, &to, sizeof(to)) && !write_mac(skb, 0, group)) {
+		flood(skb);
+		write_mac(skb, 0, to);
+	}
+	return NEXT;
+}
+
+static __noinline int arp_to_guests(struct __sk_buff *skb, int from_host)
+{
+	struct address address;
+	struct guest *guest;
+	struct arp arp;
+	__u32 target;
+
+	if (read_arp(skb, &arp))
+		return NEXT;
+	target = arp_target(&arp);
+	address = ipv4_address(target);
+	guest = whose(&address);
+	if (guest) {
+		if (mac_in_arp(arp.target_mac) == settings.mac && write_mac(skb, ARP_TARGET_MAC, guest->mac))
+			return DROP;
+		return deliver(skb, guest);
+	}
+	/*
+	 * Somebody defends an address (target 0, RFC 5227) that a guest probed
+	 * for. Or somebody asks for one by the MAC that he has for it: it may
+	 * be that of a guest that was not heard for long.
+	 */
+	if (arp.operation == be16(ARP_REPLY) ? target == 0
+					     : !from_host && !bpf_map_lookup_elem(&protected, &address))
+		return flood_as(skb, 0xffffffffffff);
+	return NEXT;
+}
+
+/* A server's answer to a guest whose MAC was replaced in its question. */
+static __noinline int dhcp_to_guest(struct __sk_buff *skb)
+{
+	mac_t own = settings.mac;
+	mac_t mac, to;
+	int udp;
+
+	mac = dhcp_client(skb, &udp);
+	if (!mac || bpf_skb_load_bytes(skb, 0, &to, sizeof(to)))
+		return 0;
+	to &= 0xffffffffffff;
+	if (edit_udp(skb, udp, udp + 8 + DHCP_CHADDR, own, mac, ETH_ALEN))
+		return 0;
+	if (to == own)
+		write_mac(skb, 0, mac);
+	flood(skb);
+	write_mac(skb, 0, to);
+	/* The host may be waiting for an answer with the same number. */
+	edit_udp(skb, udp, udp + 8 + DHCP_CHADDR, mac, own, ETH_ALEN);
+	return 1;
+}
+
+static __always_inline int uplink_in(struct __sk_buff *skb)
+{
+	struct address address;
+	struct guest *guest;
+	__u8 *p, *end;
+	__u16 type;
+	mac_t own = settings.mac, to, group;
+
+	if (skb->mark == HANDLED) {
+		skb->mark = 0;
+		return NEXT;
+	}
+	pull(skb);
+	p = start_of(skb);
+	end = end_of(skb);
+	if (p + ETH_HLEN > end)
+		return NEXT;
+	if (unlikely(mac_at(p + ETH_SOURCE) == own))
+		return drop(ECHO);
+	type = get16(p + ETH_TYPE);
+	if (skb->vlan_present || (type != TYPE_IPV4 && type != TYPE_IPV6 && type != TYPE_ARP))
+		return NEXT;
+	to = mac_at(p);
+	if (to != own) {
+		if (!is_group(p))
+			return NEXT;
+		if (settings.dhcp_chaddr && type == TYPE_IPV4 && dhcp_to_guest(skb))
+			return NEXT;
+		flood(skb);
+		return NEXT;
+	}
+	if (type == TYPE_ARP)
+		return arp_to_guests(skb, 0);
+	if (type == TYPE_IPV4) {
+		if (p + IPV4_PAYLOAD > end)
+			return NEXT;
+		address = ipv4_address(get32(p + IPV4_DESTINATION));
+	} else {
+		if (p + IPV6_PAYLOAD > end)
+			return NEXT;
+		address = ipv6_address(p + IPV6_DESTINATION);
+	}
+	guest = whose(&address);
+	if (guest)
+		return deliver(skb, guest);
+	/* To a group by our own MAC: an access point that makes unicast of it. */
+	if (type == TYPE_IPV6) {
+		if ((address.word[0] & 0xff) != 0xff)
+			return NEXT;
+		group = 0x3333 | (mac_t)address.word[3] << 16;
+	} else {
+		if (settings.dhcp_chaddr && dhcp_to_guest(skb))
+			return NEXT;
+		group = ipv4_group(address.word[3]);
+		if (!group)
+			return NEXT;
+	}
+	return flood_as(skb, group);
+}
+
+static __always_inline int uplink_out(struct __sk_buff *skb)
+{
+	struct address address;
+	struct guest *guest;
+	__u8 *p, *end;
+	__u16 type;
+
+	if (skb->mark == HANDLED) {
+		skb->mark = 0;
+		return NEXT;
+	}
+	pull(skb);
+	p = start_of(skb);
+	end = end_of(skb);
+	if (p + ETH_HLEN > end || skb->vlan_present)
+		return NEXT;
+	type = get16(p + ETH_TYPE);
+	if (type == TYPE_IPV4) {
+		if (p + IPV4_PAYLOAD > end)
+			return NEXT;
+		if (settings.dhcp_chaddr && p[IPV4_PROTOCOL] == UDP) {
+			note_dhcp(skb, settings.mac, 0);
+			/* The verifier wants to see it again. */
+			p = start_of(skb);
+			end = end_of(skb);
+			if (p + IPV4_PAYLOAD > end)
+				return NEXT;
+		}
+		address = ipv4_address(get32(p + IPV4_DESTINATION));
+	} else if (type == TYPE_IPV6) {
+		if (p + IPV6_PAYLOAD > end)
+			return NEXT;
+		address = ipv6_address(p + IPV6_DESTINATION);
+	} else if (type != TYPE_ARP) {
+		return NEXT;
+	}
+	if (is_group(p)) {
+		flood(skb);
+		return NEXT;
+	}
+	if (type == TYPE_ARP)
+		return arp_to_guests(skb, 1);
+	guest = whose(&address);
+	return guest ? deliver(skb, guest) : NEXT;
+}
+
+/* ---- From a guest ----------------------------------------------------- */
+
+static __always_inline int to_host(struct __sk_buff *skb)
+{
+	skb->mark = HANDLED;
+	return bpf_redirect(settings.uplink, BPF_F_INGRESS);
+}
+
+/*
+ * To the uplink's MAC: the host's, or by an entry of a neighbour table from
+ * when the two were apart, another guest's. That goes in at the sender's own
+ * port, where the bridge judges it as any other of its frames.
+ */
+static __always_inline int inward(struct __sk_buff *skb, const struct address *to, mac_t from)
+{
+	struct guest *guest = whose(to);
+	__u8 *p = start_of(skb);
+
+	if (likely(!guest || guest->mac == from || p + ETH_HLEN > end_of(skb)))
+		return to_host(skb);
+	put_mac(p, guest->mac);
+	return bpf_redirect(skb->ingress_ifindex, BPF_F_INGRESS);
+}
+
+static __always_inline int outward(struct __sk_buff *skb)
+{
+	__u8 *p = start_of(skb);
+
+	if (p + ETH_HLEN > end_of(skb))
+		return DROP;
+	put_mac(p + ETH_SOURCE, settings.mac);
+	skb->mark = HANDLED;
+	return bpf_redirect(settings.uplink, 0);
+}
+
+/* A group hears it as it is within the host, and translated in the air. */
+static __always_inline void host_hears(struct __sk_buff *skb)
+{
+	skb->mark = HANDLED;
+	bpf_clone_redirect(skb, settings.uplink, BPF_F_INGRESS);
+}
+
+static __noinline int arp_from_guest(struct __sk_buff *skb, mac_t to, mac_t from)
+{
+	mac_t own = settings.mac, sender;
+	struct address address;
+	struct guest *guest;
+	struct arp arp;
+
+	if (read_arp(skb, &arp) || is_group(arp.sender_mac))
+		return drop(ARP);
+	sender = mac_in_arp(arp.sender_mac);
+	if (!arp_sender(&arp)) {
+		/* A probe asks; nobody answers as nobody. */
+		if (arp.operation != be16(ARP_REQUEST))
+			return drop(ARP);
+	} else {
+		address = ipv4_address(arp_sender(&arp));
+		if (claim(&address, sender, skb->ingress_ifindex))
+			return DROP;
+	}
+	address = ipv4_address(arp_target(&arp));
+	if (to == own)
+		return inward(skb, &address, from);
+	if (to & 1)
+		host_hears(skb);
+	guest = bpf_map_lookup_elem(&guests, &address);
+	if (mac_in_arp(arp.target_mac) == sender ||
+	    (guest && mac_in_arp(arp.target_mac) == guest->mac))
+		if (write_mac(skb, ARP_TARGET_MAC, own))
+			return DROP;
+	if (write_mac(skb, ARP_SENDER_MAC, own))
+		return DROP;
+	return outward(skb);
+}
+
+/* What is not plain unicast data to the air. */
+static __noinline int ipv4_from_guest(struct __sk_buff *skb, mac_t to, mac_t from)
+{
+	/* Neither host nor air hear what is another's. */
+	if (settings.dhcp_chaddr && note_dhcp(skb, from, skb->ingress_ifindex))
+		return drop(TRANSACTION);
+	if (to & 1)
+		host_hears(skb);
+	if (translate_dhcp(skb, from))
+		return DROP;
+	return outward(skb);
+}
+
+static __noinline int icmpv6_from_guest(struct __sk_buff *skb, mac_t to, mac_t from)
+{
+	mac_t own = settings.mac;
+	struct discovery *found;
+	struct address address;
+	__u32 only = 0;
+	__u8 *p;
+
+	found = bpf_map_lookup_elem(&under_way, &only);
+	if (!found || discover(skb, from, found))
+		return DROP;
+	if (to == own) {
+		p = start_of(skb);
+		if (p + IPV6_PAYLOAD > end_of(skb))
+			return DROP;
+		address = ipv6_address(p + IPV6_DESTINATION);
+		return inward(skb, &address, from);
+	}
+	if (to & 1)
+		host_hears(skb);
+	if (found->source && tell(skb, found->message, found->source, own))
+		return DROP;
+	if (found->target && tell(skb, found->message, found->target, own))
+		return DROP;
+	return outward(skb);
+}
+
+static __always_inline int air_out(struct __sk_buff *skb)
+{
+	mac_t own = settings.mac, from, to;
+	struct address address;
+	__u8 *p, *end;
+
+	pull(skb);
+	p = start_of(skb);
+	end = end_of(skb);
+	if (p + ETH_HLEN > end)
+		return drop(SHORT);
+	if (unlikely(!skb->ingress_ifindex))
+		return drop(NOBODY);
+	from = mac_at(p + ETH_SOURCE);
+	to = mac_at(p);
+	if (unlikely(is_group(p + ETH_SOURCE) || !from || from == own))
+		return drop(SOURCE);
+	if (unlikely(skb->vlan_present))
+		return drop(PROTOCOL);
+	switch (get16(p + ETH_TYPE)) {
+	case TYPE_IPV4:
+		if (p + IPV4_PAYLOAD > end || p[IPV4_HEADER] >> 4 != 4 || (p[IPV4_HEADER] & 15) < 5)
+			return drop(SHORT);
+		/* None is what a client of DHCP has at first. */
+		if (likely(get32(p + IPV4_SOURCE))) {
+			address = ipv4_address(get32(p + IPV4_SOURCE));
+			if (claim(&address, from, skb->ingress_ifindex))
+				return DROP;
+		}
+		if (to == own) {
+			address = ipv4_address(get32(p + IPV4_DESTINATION));
+			return inward(skb, &address, from);
+		}
+		/* With IPv4 options, or at the port of DHCP: looked at closely. */
+		if (unlikely(is_group(p) ||
+			     (p[IPV4_PROTOCOL] == UDP &&
+			      (p[IPV4_HEADER] != 0x45 || p + IPV4_PAYLOAD + 4 > end ||
+			       get16(p + IPV4_PAYLOAD + 2) == be16(DHCP_SERVER)))))
+			return ipv4_from_guest(skb, to, from);
+		return outward(skb);
+	case TYPE_IPV6:
+		if (p + IPV6_PAYLOAD > end || p[IPV4_HEADER] >> 4 != 6)
+			return drop(SHORT);
+		address = ipv6_address(p + IPV6_SOURCE);
+		/*
+		 * None is what asks whether an address is free. The others of
+		 * ::/32 nobody has; among them are those that IPv4's are kept as.
+		 */
+		if (likely(address.word[0])) {
+			if (claim(&address, from, skb->ingress_ifindex))
+				return DROP;
+		} else if (address.word[1] | address.word[2] | address.word[3]) {
+			return drop(ADDRESS);
+		}
+		if (likely(p[IPV6_NEXT] == 6 || p[IPV6_NEXT] == UDP)) {
+			if (to == own) {
+				address = ipv6_address(p + IPV6_DESTINATION);
+				return inward(skb, &address, from);
+			}
+			if (is_group(p))
+				host_hears(skb);
+			return outward(skb);
+		}
+		return icmpv6_from_guest(skb, to, from);
+	case TYPE_ARP:
+		return arp_from_guest(skb, to, from);
+	}
+	return drop(PROTOCOL);
+}
+
+/* ---- The entries ------------------------------------------------------ */
+
+SEC("classifier") int vmbr_air_out(struct __sk_buff *skb) { return air_out(skb); }
+SEC("classifier") int vmbr_uplink_in(struct __sk_buff *skb) { return uplink_in(skb); }
+SEC("classifier") int vmbr_uplink_out(struct __sk_buff *skb) { return uplink_out(skb); }

@@ -1,0 +1,260 @@
+//! The maps of the programs, those that are being loaded and those that stand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use macaddr::MacAddr6;
+
+use super::layout::{self, GUEST, Key, Learned, PORT, REASONS, SETTINGS};
+use super::{Addresses, MacNatError};
+
+/// Global data is a map that is named like its section.
+const SETTINGS_NAME: &str = ".data.settings";
+
+/// They, by their names.
+pub(super) struct Maps {
+    settings: Array<MapData, [u8; SETTINGS]>,
+    guests: HashMap<MapData, Key, [u8; GUEST]>,
+    protected: HashMap<MapData, Key, u32>,
+    pins: HashMap<MapData, Key, [u8; 8]>,
+    ports: HashMap<MapData, u32, [u8; PORT]>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    /// Those that were just made for programs that are not yet attached.
+    pub fn of_object(object: &mut aya::Ebpf) -> Result<Self, MacNatError> {
+        Self::named(|name| object.take_map(name).ok_or_else(|| missing(name)))
+    }
+
+    /// Those of programs that stand.
+    pub fn of_ids(ids: &BTreeSet<u32>) -> Result<Self, MacNatError> {
+        let mut found = open(ids)?;
+        Self::named(|name| found.remove(name).ok_or_else(|| missing(name)))
+    }
+
+    /// The settings of programs that stand, some or all.
+    pub fn settings_of_ids(ids: &BTreeSet<u32>) -> Result<[u8; SETTINGS], MacNatError> {
+        let map = open(ids)?
+            .remove(SETTINGS_NAME)
+            .ok_or_else(|| missing(SETTINGS_NAME))?;
+        let settings: Array<MapData, [u8; SETTINGS]> =
+            Array::try_from(map).map_err(|error| failure("opening", "settings", &error))?;
+        settings
+            .get(&0, 0)
+            .map_err(|error| failure("reading", "settings", &error))
+    }
+
+    fn named(mut take: impl FnMut(&'static str) -> Result<Map, MacNatError>) -> Result<Self, MacNatError> {
+        fn typed<T: TryFrom<Map, Error = MapError>>(name: &str, map: Map) -> Result<T, MacNatError> {
+            T::try_from(map).map_err(|error| failure("opening", name, &error))
+        }
+        macro_rules! map {
+            ($name:literal) => {
+                typed($name, take($name)?)?
+            };
+        }
+        Ok(Self {
+            settings: typed(SETTINGS_NAME, take(SETTINGS_NAME)?)?,
+            guests: map!("guests"),
+            protected: map!("protected"),
+            pins: map!("pins"),
+            ports: map!("ports"),
+            counters: map!("counters"),
+        })
+    }
+
+    pub fn settings(&self) -> Result<[u8; SETTINGS], MacNatError> {
+        self.settings
+            .get(&0, 0)
+            .map_err(|error| failure("reading", "settings", &error))
+    }
+
+    pub fn set_settings(&mut self, settings: [u8; SETTINGS]) -> Result<(), MacNatError> {
+        self.settings
+            .set(0, settings, 0)
+            .map_err(|error| failure("writing", "settings", &error))
+    }
+
+    /// Makes the addresses those that no guest, or only one, may claim, and
+    /// forgets what had been learned against it. Returns whether anything
+    /// was not so already.
+    pub fn set_addresses(
+        &mut self,
+        addresses: &Addresses,
+        broadcasts: &BTreeSet<IpAddr>,
+    ) -> Result<bool, MacNatError> {
+        let (protected, pins) = contents(addresses, broadcasts);
+        let changed =
+            make_it(&mut self.protected, &protected, "protected")? | make_it(&mut self.pins, &pins, "pins")?;
+        // Afterwards: nobody can learn it again in between.
+        let learned: Vec<(Key, [u8; GUEST])> = self.entries()?;
+        for (key, bytes) in learned {
+            let mac = layout::mac_bytes(layout::learned(&bytes).mac);
+            if protected.contains_key(&key) || pins.get(&key).is_some_and(|pin| *pin != mac) {
+                gone(self.guests.remove(&key), "guests")?;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Whether the addresses that no guest, or only one, may claim are these.
+    pub fn have_addresses(
+        &self,
+        addresses: &Addresses,
+        broadcasts: &BTreeSet<IpAddr>,
+    ) -> Result<bool, MacNatError> {
+        let (protected, pins) = contents(addresses, broadcasts);
+        let now: BTreeMap<Key, u32> = read(&self.protected, "protected")?.into_iter().collect();
+        let pinned: BTreeMap<Key, [u8; 8]> = read(&self.pins, "pins")?.into_iter().collect();
+        Ok(now == protected && pinned == pins)
+    }
+
+    /// Whose addresses are.
+    pub fn learned(&self) -> Result<Vec<(IpAddr, Learned)>, MacNatError> {
+        let all = self.entries()?;
+        Ok(all
+            .iter()
+            .map(|(key, bytes)| (layout::address(*key), layout::learned(bytes)))
+            .collect())
+    }
+
+    pub fn is_pinned(&self, address: IpAddr, mac: MacAddr6) -> bool {
+        self.pins.get(&layout::key(address), 0).ok() == Some(layout::mac_bytes(mac))
+    }
+
+    fn entries(&self) -> Result<Vec<(Key, [u8; GUEST])>, MacNatError> {
+        read(&self.guests, "guests")
+    }
+
+    /// Takes what other maps have of guests.
+    pub fn inherit(&mut self, from: &Self) -> Result<(), MacNatError> {
+        for (port, addresses) in read(&from.ports, "ports")? {
+            let done = self.ports.insert(port, addresses, 0);
+            done.map_err(|error| failure("writing", "ports", &error))?;
+        }
+        for (address, guest) in from.entries()? {
+            let done = self.guests.insert(address, guest, 0);
+            done.map_err(|error| failure("writing", "guests", &error))?;
+        }
+        Ok(())
+    }
+
+    pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>, MacNatError> {
+        let mut counted = BTreeMap::new();
+        for (number, reason) in (0..).zip(REASONS) {
+            let each = self
+                .counters
+                .get(&number, 0)
+                .map_err(|error| failure("reading", "counters", &error))?;
+            counted.insert(reason, each.iter().sum());
+        }
+        Ok(counted)
+    }
+}
+
+/// What the two maps of addresses have to hold.
+fn contents(
+    addresses: &Addresses,
+    broadcasts: &BTreeSet<IpAddr>,
+) -> (BTreeMap<Key, u32>, BTreeMap<Key, [u8; 8]>) {
+    let mut protected: BTreeMap<Key, u32> = BTreeMap::new();
+    for (list, kind) in [
+        (broadcasts, layout::BROADCAST),
+        (&addresses.protected, layout::PROTECTED),
+    ] {
+        protected.extend(list.iter().map(|address| (layout::key(*address), kind)));
+    }
+    let pins = addresses.pins.iter();
+    let pins = pins.map(|(address, mac)| (layout::key(*address), layout::mac_bytes(*mac)));
+    (protected, pins.collect())
+}
+
+/// Opens maps, by their names.
+fn open(ids: &BTreeSet<u32>) -> Result<BTreeMap<String, Map>, MacNatError> {
+    let mut found = BTreeMap::new();
+    for id in ids {
+        let data = MapData::from_id(*id).map_err(|error| failure("opening", "a map", &error))?;
+        let info = data
+            .info()
+            .map_err(|error| failure("asking for", "a map", &error))?;
+        let name = info.name_as_str().unwrap_or_default().to_owned();
+        let map = Map::from_map_data(data).map_err(|error| failure("opening", &name, &error))?;
+        found.insert(name, map);
+    }
+    Ok(found)
+}
+
+/// Gives a map this content, and says whether it had another one.
+fn make_it<V: aya::Pod + PartialEq>(
+    map: &mut HashMap<MapData, Key, V>,
+    wanted: &BTreeMap<Key, V>,
+    name: &str,
+) -> Result<bool, MacNatError> {
+    let now: BTreeMap<Key, V> = read(map, name)?.into_iter().collect();
+    let mut changed = false;
+    for (key, value) in wanted {
+        if now.get(key) != Some(value) {
+            map.insert(key, value, 0)
+                .map_err(|error| failure("writing", name, &error))?;
+            changed = true;
+        }
+    }
+    for key in now.keys().filter(|key| !wanted.contains_key(*key)) {
+        gone(map.remove(key), name)?;
+        changed = true;
+    }
+    Ok(changed)
+}
+
+/// All that is in a map. What comes and goes meanwhile may be left out.
+fn read<K: aya::Pod, V: aya::Pod>(
+    map: &HashMap<MapData, K, V>,
+    name: &str,
+) -> Result<Vec<(K, V)>, MacNatError> {
+    let mut all = Vec::new();
+    for entry in map.iter() {
+        match entry {
+            Ok(entry) => all.push(entry),
+            Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(failure("reading", name, &error)),
+        }
+    }
+    Ok(all)
+}
+
+fn gone(removed: Result<(), MapError>, name: &str) -> Result<(), MacNatError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        done => done.map_err(|error| failure("writing", name, &error)),
+    }
+}
+
+fn missing(name: &str) -> MacNatError {
+    MacNatError {
+        message: format!("MAC-NAT's programs have no map {name}"),
+        remedy: Some("they are of another vmbr: vmbr down, then vmbr up"),
+    }
+}
+
+/// The errors of a library say what failed in their sources.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = error.source();
+    }
+    text
+}
+
+fn failure(doing: &str, name: &str, error: &MapError) -> MacNatError {
+    MacNatError {
+        message: format!("{doing} {name} of MAC-NAT: {}", chain(error)),
+        remedy: None,
+    }
+}

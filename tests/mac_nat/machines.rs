@@ -1,0 +1,411 @@
+//! Where the programs run: as a plain program under the sanitizers, and in the
+//! kernel, where BPF_PROG_TEST_RUN shows them one frame.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::util::nr_cpus;
+
+use super::cases::Program;
+use super::world::*;
+
+/// Of `struct __sk_buff`.
+const CONTEXT: usize = 192;
+const CONTEXT_MARK: usize = 8;
+const CONTEXT_INGRESS: usize = 36;
+
+/// What came of a frame, as far as both can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What the program returned.
+    pub verdict: i32,
+    /// The mark afterwards.
+    pub mark: u32,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+}
+
+/// What the plain program can tell beside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Where the frame was redirected: the device, and BPF_F_INGRESS.
+    pub redirect: Option<(u32, u64)>,
+    /// Where copies went: the device, BPF_F_INGRESS, the mark, the frame.
+    pub clones: Vec<(u32, u64, u32, Vec<u8>)>,
+}
+
+/// What was learned, and counted, without the time of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct State {
+    /// Whose MAC an address has, and behind which port it is.
+    pub guests: BTreeMap<[u8; 16], ([u8; 8], u32)>,
+    /// How often, by reason.
+    pub counters: Vec<u64>,
+}
+
+/// The settings: time stands still, no refusal of a move ever ends.
+fn settings(chaddr: bool) -> [u8; 48] {
+    let mut mac = [0; 8];
+    mac[..6].copy_from_slice(&W);
+    let all = [
+        &UPLINK.to_ne_bytes()[..],
+        &AIR.to_ne_bytes(),
+        &mac,
+        &(1_u64 << 40).to_ne_bytes(),
+        &(1_u64 << 62).to_ne_bytes(),
+        &63_u32.to_ne_bytes(),
+        &u32::from(chaddr).to_ne_bytes(),
+        &7_u64.to_ne_bytes(),
+    ];
+    all.concat().try_into().unwrap()
+}
+
+/// `struct guest` of one to whom the gateway and the host have spoken.
+fn guest(mac: [u8; 6], port: u32) -> [u8; 64] {
+    let mut bytes = [0; 64];
+    bytes[..6].copy_from_slice(&mac);
+    bytes[8..12].copy_from_slice(&port.to_ne_bytes());
+    if port == PORT_A {
+        for peer in [GATEWAY, W] {
+            let at = 32 + 8 * usize::from(peer[5] & 3);
+            bytes[at..at + 6].copy_from_slice(&peer);
+        }
+    }
+    bytes
+}
+
+/// What is known before each frame: entries of maps.
+struct Known {
+    guests: Vec<([u8; 16], [u8; 64])>,
+    protected: Vec<([u8; 16], u32)>,
+    pins: Vec<([u8; 16], [u8; 8])>,
+    xids: Vec<(u32, [u8; 16])>,
+}
+
+fn known() -> Known {
+    let mac = |mac: [u8; 6]| -> [u8; 8] { [&mac[..], &[0, 0]].concat().try_into().unwrap() };
+    let transaction = |of, port: u32| -> [u8; 16] {
+        [&mac(of)[..], &port.to_ne_bytes(), &[0; 4]]
+            .concat()
+            .try_into()
+            .unwrap()
+    };
+    Known {
+        guests: vec![
+            (key(v4(50).into()), guest(A, PORT_A)),
+            (key(v6(50).into()), guest(A, PORT_A)),
+            (key(v4(51).into()), guest(B, PORT_B)),
+            (key(v6(51).into()), guest(B, PORT_B)),
+        ],
+        protected: vec![
+            (key(v4(1).into()), 1),
+            (key(v4(21).into()), 1),
+            (key(v6(1).into()), 1),
+            (key(v6(21).into()), 1),
+            (key(v4(255).into()), 2),
+        ],
+        pins: vec![(key(v4(60).into()), mac(P)), (key(v6(60).into()), mac(P))],
+        xids: vec![
+            (0x7777_7777, transaction(B, PORT_B)),
+            (0x2121_2121, transaction(W, 0)),
+        ],
+    }
+}
+
+/// The name of a program in the object.
+pub fn name(program: Program) -> &'static str {
+    match program {
+        Program::AirOut => "vmbr_air_out",
+        Program::UplinkIn => "vmbr_uplink_in",
+        Program::UplinkOut => "vmbr_uplink_out",
+    }
+}
+
+/// The plain program.
+pub struct Native {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+/// Compiles it once, with the sanitizers.
+fn compiled() -> &'static Path {
+    static COMPILED: OnceLock<PathBuf> = OnceLock::new();
+    COMPILED.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mac-nat-{}", std::process::id()));
+        let done = Command::new("cc")
+            .args(["-DVMBR_NATIVE", "-g", "-O1", "-Wall", "-Wextra", "-Werror"])
+            .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
+            .arg("-I")
+            .arg(root.join("tests/mac_nat"))
+            .arg("-I")
+            .arg(root.join("src/mac_nat"))
+            .arg("-o")
+            .arg(&program)
+            .arg(root.join("tests/mac_nat/native.c"))
+            .status()
+            .expect("running cc (apt-get install gcc)");
+        assert!(done.success(), "cc could not compile tests/mac_nat/native.c");
+        program
+    })
+}
+
+impl Native {
+    /// Starts it.
+    pub fn start() -> Self {
+        let mut process = Command::new(compiled())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = process.stdin.take().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        Self {
+            process,
+            input,
+            output,
+        }
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        writeln!(self.input, "{line}").unwrap_or_else(|e| panic!("{line}: {e}"));
+        let mut answer = String::new();
+        self.output.read_line(&mut answer).unwrap();
+        assert!(!answer.is_empty(), "the plain program ended at: {line}");
+        answer.trim_end().to_owned()
+    }
+
+    /// Forgets everything, and knows what is known before each frame.
+    pub fn reset(&mut self, chaddr: bool) {
+        self.ask("clear");
+        self.ask(&format!("settings {}", hex(&settings(chaddr))));
+        let known = known();
+        for (key, value) in known.guests {
+            self.put("guests", &key, &value);
+        }
+        for (key, value) in known.protected {
+            self.put("protected", &key, &value.to_ne_bytes());
+        }
+        for (key, value) in known.pins {
+            self.put("pins", &key, &value);
+        }
+        for (xid, value) in known.xids {
+            self.put("xids", &xid.to_be_bytes(), &value);
+        }
+    }
+
+    fn put(&mut self, map: &str, key: &[u8], value: &[u8]) {
+        self.ask(&format!("put {map} {} {}", hex(key), hex(value)));
+    }
+
+    /// Shows it a frame.
+    pub fn run(&mut self, program: Program, ingress: u32, mark: u32, frame: &[u8]) -> (Outcome, Sent) {
+        read_run(&self.ask(&show(program, ingress, mark, frame)))
+    }
+
+    /// Shows it many frames, and waits for the end only.
+    pub fn run_all(
+        &mut self,
+        program: Program,
+        ingress: u32,
+        mark: u32,
+        frames: &[Vec<u8>],
+    ) -> Vec<(Outcome, Sent)> {
+        let Self { input, output, .. } = self;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut lines = String::new();
+                for frame in frames {
+                    lines.push_str(&show(program, ingress, mark, frame));
+                    lines.push('\n');
+                }
+                // Where it ends in the middle, that is found out below.
+                let _ = input.write_all(lines.as_bytes());
+            });
+            let read = frames.iter().map(|frame| {
+                let mut answer = String::new();
+                output.read_line(&mut answer).unwrap();
+                assert!(!answer.is_empty(), "the plain program ended at: {}", hex(frame));
+                read_run(answer.trim_end())
+            });
+            read.collect()
+        })
+    }
+
+    fn list(&mut self, map: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let answer = self.ask(&format!("list {map}"));
+        let entries = answer.split_whitespace();
+        entries
+            .map(|entry| {
+                let (key, value) = entry.split_once('=').unwrap();
+                (unhex(key), unhex(value))
+            })
+            .collect()
+    }
+
+    /// What it has learned and counted.
+    pub fn state(&mut self) -> State {
+        let guests = self.list("guests").into_iter();
+        let mut counters = vec![0; REASONS];
+        for (key, value) in self.list("counters") {
+            let reason = u32::from_ne_bytes(key.try_into().unwrap()) as usize;
+            counters[reason] = u64::from_ne_bytes(value.try_into().unwrap());
+        }
+        State {
+            guests: guests
+                .map(|(key, value)| (key.try_into().unwrap(), learned(&value)))
+                .collect(),
+            counters,
+        }
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn show(program: Program, ingress: u32, mark: u32, frame: &[u8]) -> String {
+    format!("run {} {ingress} {mark} {}", name(program), hex(frame))
+}
+
+fn read_run(answer: &str) -> (Outcome, Sent) {
+    let mut words = answer.split(' ');
+    let mut next = || words.next().unwrap_or_default();
+    let outcome = Outcome {
+        verdict: next().parse().unwrap(),
+        mark: next().parse().unwrap(),
+        frame: unhex(next()),
+    };
+    let mut sent = Sent::default();
+    while let Some(kind) = words.next() {
+        let parts: Vec<&str> = words.next().unwrap().split(':').collect();
+        let to = (parts[0].parse().unwrap(), parts[1].parse().unwrap());
+        if kind == "redirect" {
+            sent.redirect = Some(to);
+        } else {
+            sent.clones
+                .push((to.0, to.1, parts[2].parse().unwrap(), unhex(parts[3])));
+        }
+    }
+    (outcome, sent)
+}
+
+const REASONS: usize = 14;
+
+fn learned(value: &[u8]) -> ([u8; 8], u32) {
+    (
+        value[..8].try_into().unwrap(),
+        u32::from_ne_bytes(value[8..12].try_into().unwrap()),
+    )
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let pairs = (0..text.len()).step_by(2);
+    pairs
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+/// The kernel. It must run in a network namespace without devices: copies of
+/// frames really go to the devices whose indices the settings say.
+pub struct Kernel(Ebpf);
+
+impl Kernel {
+    /// Loads the programs.
+    pub fn load() -> Self {
+        Self(vmbr::mac_nat::load().unwrap_or_else(|error| panic!("{error}")))
+    }
+
+    /// As of [`Native::reset`].
+    pub fn reset(&mut self, chaddr: bool) {
+        let known = known();
+        let mut all: Array<_, [u8; 48]> = self.0.map_mut(".data.settings").unwrap().try_into().unwrap();
+        all.set(0, settings(chaddr), 0).unwrap();
+        self.fill::<[u8; 16], [u8; 64]>("guests", known.guests);
+        self.fill::<[u8; 16], u32>("protected", known.protected);
+        self.fill::<[u8; 16], [u8; 8]>("pins", known.pins);
+        self.fill::<u32, [u8; 1096]>("ports", Vec::new());
+        let xids = known.xids.into_iter().map(|(xid, value)| (xid.to_be(), value));
+        self.fill::<u32, [u8; 16]>("xids", xids.collect());
+        let mut counters: PerCpuArray<_, u64> = self.0.map_mut("counters").unwrap().try_into().unwrap();
+        for reason in 0..REASONS {
+            let zero = vec![0; nr_cpus().unwrap()];
+            counters
+                .set(reason as u32, PerCpuValues::try_from(zero).unwrap(), 0)
+                .unwrap();
+        }
+    }
+
+    fn fill<K: aya::Pod + Ord, V: aya::Pod>(&mut self, name: &str, entries: Vec<(K, V)>) {
+        let mut map: HashMap<_, K, V> = self.0.map_mut(name).unwrap().try_into().unwrap();
+        let old: BTreeSet<K> = map.keys().map(Result::unwrap).collect();
+        for key in old {
+            map.remove(&key).unwrap();
+        }
+        for (key, value) in entries {
+            map.insert(key, value, 0).unwrap();
+        }
+    }
+
+    /// Shows it a frame; none where the kernel does not take it as one.
+    pub fn run(&mut self, program: Program, ingress: u32, mark: u32, frame: &[u8]) -> Option<Outcome> {
+        let program: &SchedClassifier = self.0.program(name(program)).unwrap().try_into().unwrap();
+        let mut context = [0; CONTEXT];
+        context[CONTEXT_MARK..CONTEXT_MARK + 4].copy_from_slice(&mark.to_ne_bytes());
+        context[CONTEXT_INGRESS..CONTEXT_INGRESS + 4].copy_from_slice(&ingress.to_ne_bytes());
+        let mut after = [0; CONTEXT];
+        let mut out = vec![0; frame.len() + 64];
+        let ran = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ctx_out: Some(&mut after),
+            ..TestRunOptions::default()
+        });
+        let ran = match ran {
+            Ok(ran) => ran,
+            // It must have an Ethernet header, and behind its type a whole one.
+            Err(_) if frame.len() < 54 => return None,
+            Err(error) => panic!("{error:?}: {}", hex(frame)),
+        };
+        out.truncate(ran.data_size_out as usize);
+        Some(Outcome {
+            verdict: ran.return_value.cast_signed(),
+            mark: u32::from_ne_bytes(after[CONTEXT_MARK..CONTEXT_MARK + 4].try_into().unwrap()),
+            frame: out,
+        })
+    }
+
+    /// As of [`Native::state`].
+    pub fn state(&self) -> State {
+        let guests: HashMap<_, [u8; 16], [u8; 64]> = self.0.map("guests").unwrap().try_into().unwrap();
+        let counters: PerCpuArray<_, u64> = self.0.map("counters").unwrap().try_into().unwrap();
+        State {
+            guests: guests
+                .iter()
+                .map(|entry| entry.map(|(key, value)| (key, learned(&value))).unwrap())
+                .collect(),
+            counters: (0..REASONS)
+                .map(|reason| counters.get(&(reason as u32), 0).unwrap().iter().sum())
+                .collect(),
+        }
+    }
+}

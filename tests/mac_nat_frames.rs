@@ -1,0 +1,233 @@
+//! MAC-NAT frame by frame: what each kind of frame becomes (tests/mac_nat/
+//! cases.rs), by the same C as a plain program under the sanitizers and as
+//! programs of the kernel; then every frame cut at every byte, and with every
+//! bit turned.
+#![cfg(feature = "mac-nat")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at the first surprise"
+)]
+
+#[path = "common/air.rs"]
+mod air;
+mod common;
+#[path = "common/frames.rs"]
+mod frames;
+#[path = "common/packets.rs"]
+mod packets;
+
+mod mac_nat {
+    pub mod cases;
+    pub mod cases_in;
+    pub mod machines;
+    pub mod world;
+}
+
+use common::Namespace;
+use mac_nat::cases::{Case, Fate, Program, cases};
+use mac_nat::machines::{Kernel, Native, Outcome, Sent};
+use mac_nat::world::*;
+
+const REASONS: [&str; 14] = [
+    "source-mac",
+    "protocol",
+    "short",
+    "arp",
+    "address",
+    "protected",
+    "pinned",
+    "headers",
+    "discovery",
+    "bridge",
+    "echo",
+    "dhcp-transaction",
+    "moves-refused",
+    "quota-replaced",
+];
+const INGRESS: u64 = 1;
+const NEXT: i32 = -1;
+const SHOT: i32 = 2;
+const REDIRECT: i32 = 7;
+
+/// What the programs do for a fate.
+fn expected(case: &Case) -> (Outcome, Sent) {
+    let outcome = |verdict, mark, frame: &[u8]| Outcome {
+        verdict,
+        mark,
+        frame: frame.to_vec(),
+    };
+    let redirect = |device, flags| Sent {
+        redirect: Some((device, flags)),
+        ..Sent::default()
+    };
+    match &case.fate {
+        Fate::Passes => (outcome(NEXT, 0, &case.frame), Sent::default()),
+        Fate::Dropped(_) => (outcome(SHOT, 0, &case.frame), Sent::default()),
+        Fate::Air(frame) => {
+            let mut sent = redirect(UPLINK, 0);
+            if case.frame[0] & 1 == 1 {
+                sent.clones = vec![(UPLINK, INGRESS, HANDLED, case.frame.clone())];
+            }
+            (outcome(REDIRECT, HANDLED, frame), sent)
+        }
+        Fate::Host => (outcome(REDIRECT, HANDLED, &case.frame), redirect(UPLINK, INGRESS)),
+        Fate::Port(port, frame) => (outcome(REDIRECT, 0, frame), redirect(*port, 0)),
+        Fate::Bridge(frame) => (outcome(REDIRECT, 0, frame), redirect(AIR, INGRESS)),
+        Fate::Again(frame) => (outcome(REDIRECT, 0, frame), redirect(case.ingress, INGRESS)),
+        Fate::Flooded(frame) => {
+            let sent = Sent {
+                clones: vec![(AIR, INGRESS, 0, frame.clone())],
+                ..Sent::default()
+            };
+            (outcome(NEXT, 0, &case.frame), sent)
+        }
+    }
+}
+
+/// How often each reason was counted.
+fn counted(case: &Case) -> Vec<u64> {
+    let reason = match case.fate {
+        Fate::Dropped(reason) => reason,
+        _ if case.name == "ARP of another guest's address" => "moves-refused",
+        _ => "",
+    };
+    REASONS.iter().map(|one| u64::from(*one == reason)).collect()
+}
+
+/// In a namespace without devices: the kernel sends copies by index.
+fn with_kernel(hint: &str, work: impl FnOnce(Kernel) + Send) {
+    let nowhere = Namespace::new(hint);
+    air::inside(&nowhere, || work(Kernel::load()));
+}
+
+#[test]
+fn each_frame_becomes_what_it_should() {
+    with_kernel("golden", |mut kernel| {
+        let mut native = Native::start();
+        let mut wrong = Vec::new();
+        for case in cases() {
+            let wanted = expected(&case);
+            native.reset(case.chaddr);
+            let got = native.run(case.program, case.ingress, case.mark, &case.frame);
+            let state = native.state();
+            if got != wanted {
+                wrong.push(format!("{}: native\n  {got:02x?}\n  {wanted:02x?}", case.name));
+            }
+            if state.counters != counted(&case) {
+                wrong.push(format!("{}: counted {:?}", case.name, state.counters));
+            }
+            kernel.reset(case.chaddr);
+            match kernel.run(case.program, case.ingress, case.mark, &case.frame) {
+                Some(outcome) if outcome != wanted.0 => {
+                    wrong.push(format!(
+                        "{}: kernel\n  {outcome:02x?}\n  {:02x?}",
+                        case.name, wanted.0
+                    ));
+                }
+                Some(_) if kernel.state() != state => {
+                    wrong.push(format!("{}: {:02x?}\n{state:02x?}", case.name, kernel.state()));
+                }
+                _ => {}
+            }
+        }
+        assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
+    });
+}
+
+/// What of a frame to the air tells a MAC that is not the uplink's.
+fn foreign(frame: &[u8]) -> Option<&'static str> {
+    if frame[6..12] != W {
+        return Some("source");
+    }
+    match &frame[12..14] {
+        [8, 0] => None,
+        [8, 6] if frame.get(22..28) == Some(&W) => None,
+        [8, 6] => Some("ARP sender"),
+        [0x86, 0xdd] => foreign_option(frame),
+        _ => Some("protocol"),
+    }
+}
+
+/// Looks for neighbour discovery by itself, without extension headers.
+fn foreign_option(frame: &[u8]) -> Option<&'static str> {
+    let length = usize::from(u16::from_be_bytes([frame[18], frame[19]]));
+    let message = frame.get(54..54 + length)?;
+    let options = match message.first()? {
+        133 => 8,
+        134 => 16,
+        135 | 136 => 24,
+        137 => 40,
+        _ => return None,
+    };
+    if frame[20] != 58 {
+        return None;
+    }
+    let mut options = message.get(options..)?;
+    while let [kind, length, rest @ ..] = options {
+        if matches!(kind, 1 | 2) && *length > 0 && rest.get(..6) != Some(&W) {
+            return Some("option of neighbour discovery");
+        }
+        options = options.get(8 * usize::from((*length).max(1))..)?;
+    }
+    None
+}
+
+/// A frame cut at every byte, and with every bit turned.
+fn torn(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let cut = (0..frame.len()).map(|length| frame[..length].to_vec());
+    let turned = (0..8 * frame.len()).map(|bit| {
+        let mut turned = frame.to_vec();
+        turned[bit / 8] ^= 1 << (bit % 8);
+        turned
+    });
+    cut.chain(turned)
+}
+
+/// No frame goes to the air with a MAC that is not the uplink's.
+fn harmless(case: &Case, outcome: &Outcome, sent: &Sent) {
+    if sent.redirect == Some((UPLINK, 0)) {
+        assert_eq!(case.program, Program::AirOut, "{}: {outcome:02x?}", case.name);
+        let told = foreign(&outcome.frame);
+        assert_eq!(told, None, "{}: {outcome:02x?}", case.name);
+    }
+    let copied = sent.clones.iter().any(|(_, flags, ..)| *flags != INGRESS);
+    assert!(!copied, "{}: {sent:02x?}", case.name);
+}
+
+#[test]
+fn torn_frames_harm_nobody() {
+    with_kernel("torn", |mut kernel| {
+        let mut native = Native::start();
+        let mut frames = 0;
+        for case in cases() {
+            native.reset(case.chaddr);
+            kernel.reset(case.chaddr);
+            // The kernel takes nothing as a frame that is shorter than what
+            // its type says.
+            let mut short = Vec::new();
+            let mut whole = Vec::new();
+            let mut reals = Vec::new();
+            for frame in torn(&case.frame) {
+                match kernel.run(case.program, case.ingress, case.mark, &frame) {
+                    Some(real) => {
+                        reals.push(real);
+                        whole.push(frame);
+                    }
+                    None => short.push(frame),
+                }
+            }
+            frames += whole.len() + short.len();
+            let seen = native.run_all(case.program, case.ingress, case.mark, &whole);
+            for ((outcome, sent), real) in seen.iter().zip(&reals) {
+                assert_eq!(outcome, real, "{}", case.name);
+                harmless(&case, outcome, sent);
+            }
+            assert_eq!(kernel.state(), native.state(), "{}", case.name);
+            for (outcome, sent) in native.run_all(case.program, case.ingress, case.mark, &short) {
+                harmless(&case, &outcome, &sent);
+            }
+        }
+        assert!(frames > 100_000, "{frames} frames are not all of them");
+    });
+}
