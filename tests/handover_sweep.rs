@@ -171,6 +171,7 @@ impl Held {
         if manager.both {
             all.extend(addresses("-6"));
         }
+        let ends = ending(&host);
         let mut held = Self {
             manager,
             pulse: Pulse::start(&host.lan, &all[0]),
@@ -186,6 +187,8 @@ impl Held {
         held.bring_to(Whole::Bridge).unwrap();
         held.machine.vmbr(&held.host, &["down"]).ok();
         held.machine.until(manager.on_nic);
+        // A client may set the lease's end a moment after it has the lease.
+        assert!(wait_until(SETTLED, || ending(&held.host) == ends));
         held.before = held.host.state();
         held
     }
@@ -368,6 +371,12 @@ impl Held {
             Err(format!("{whole:?}, but: {}", changes.join("; ")))
         }
     }
+}
+
+/// How many of the NIC's addresses have an end.
+fn ending(host: &Host) -> usize {
+    let all = host.ns.ip(&["-o", "addr", "show", "dev", "eth0"]);
+    all.lines().filter(|line| line.contains(" dynamic ")).count()
 }
 
 /// The addresses and default routes that a device carries, without its name
