@@ -10,6 +10,8 @@
 mod common;
 #[path = "common/crash.rs"]
 mod crash;
+#[path = "common/holder.rs"]
+mod holder;
 #[path = "common/host.rs"]
 mod host;
 #[path = "common/lease.rs"]
@@ -33,6 +35,7 @@ use std::time::Duration;
 use common::strike::{Moment, Tracee, processes};
 use common::{run, wait_until};
 use crash::{LIMIT, Point, VMBR, Whole, answers};
+use holder::{DHCLIENT, KEEPER, Manager, NETWORK_MANAGER, NETWORKD};
 use host::{Host, State};
 use lease::{Leased, Server};
 use machine::Machine;
@@ -42,98 +45,6 @@ use sweep::{Summary, moments};
 /// How long whoever has the lease may take to be where it should be. The host
 /// is on the network meanwhile.
 const SETTLED: Duration = Duration::from_secs(15);
-
-/// Who has the lease, and how to see that it has it on the device that carries
-/// the network: scripts for `sh -e`.
-struct Manager {
-    name: &'static str,
-    /// What sets the NIC up.
-    up: &'static str,
-    start: fn(&Host) -> Machine,
-    both: bool,
-    on_nic: &'static str,
-    on_bridge: &'static str,
-}
-
-const NETWORKD: Manager = Manager {
-    name: "networkd",
-    up: "ip link set eth0 up",
-    start: |host| {
-        let machine = networkd::managed(host, networkd::DHCP);
-        // To networkd a device that udev does not know is not there yet, and
-        // each change makes one.
-        machine.sh("
-            for index in $(seq 61 2000); do
-                printf 'I:1\\nE:ID_NET_NAME=x\\nV:1\\n' >/run/udev/data/n$index
-            done");
-        machine.until("ip -6 addr show dev eth0 | grep -q /128");
-        machine.until("ip -6 route show default | grep -q 'proto ra'");
-        machine.until("! ip addr show dev eth0 | grep -q tentative");
-        machine
-    },
-    both: true,
-    on_nic: "
-        index=$(cat /sys/class/net/eth0/ifindex)
-        grep -q ADMIN_STATE=configured /run/systemd/netif/links/$index
-        grep -q ^ADDRESS= /run/systemd/netif/leases/$index
-        test $(ls /run/systemd/netif/leases | wc -l) = 1
-        ! ls /run/systemd/network | grep -q 00-vmbr",
-    on_bridge: "
-        index=$(cat /sys/class/net/br0/ifindex)
-        grep -q ADMIN_STATE=configured /run/systemd/netif/links/$index
-        grep -q ^ADDRESS= /run/systemd/netif/leases/$index
-        grep -q ADMIN_STATE=unmanaged /run/systemd/netif/links/$(cat /sys/class/net/eth0/ifindex)
-        test $(ls /run/systemd/network | grep -c 00-vmbr) = 2",
-};
-
-const DHCLIENT: Manager = Manager {
-    name: "dhclient",
-    up: "ip link set eth0 up",
-    start: |host| {
-        let machine = Machine::new(&host.ns);
-        machine.sh("dhclient -4 eth0");
-        machine
-    },
-    both: false,
-    on_nic: "
-        ps -C dhclient -o stat=,args= | grep -v ^Z >/run/seen
-        test $(wc -l </run/seen) = 1
-        grep -q '^S.*-4 eth0$' /run/seen
-        ! ls /run | grep -q dhclient-vmbr",
-    on_bridge: "
-        ps -C dhclient -o stat=,args= | grep -v ^Z >/run/seen
-        test $(wc -l </run/seen) = 1
-        grep -q '^S.* br0$' /run/seen",
-};
-
-const KEEPER: Manager = Manager {
-    name: "keeper",
-    up: "ip link set eth0 up",
-    start: |host| udhcpc::ask(host, &[]).0,
-    both: false,
-    on_nic: "
-        test $(ps -C busybox -o stat= | cut -c1) = S
-        ! pgrep -f '[k]eeper --bridge br0'",
-    on_bridge: "
-        test $(ps -C busybox -o stat= | cut -c1) = T
-        test $(pgrep -cf '[k]eeper --bridge br0') = 2",
-};
-
-const NETWORK_MANAGER: Manager = Manager {
-    name: "network-manager",
-    up: network_manager::UP,
-    start: |host| network_manager::managed(host, "method=auto", "method=auto"),
-    both: true,
-    on_nic: "
-        nmcli -t device >/run/seen
-        grep -q '^eth0:ethernet:connected:wired$' /run/seen
-        ! grep -q br0 /run/seen
-        ! nmcli -t -f NAME connection | grep -q br0",
-    on_bridge: "
-        nmcli -t device >/run/seen
-        grep -q '^br0:bridge:connected:vmbr br0$' /run/seen
-        grep -q '^eth0:ethernet:unmanaged:' /run/seen",
-};
 
 /// A host whose address is leased, and what it was.
 struct Held {
@@ -171,6 +82,7 @@ impl Held {
         if manager.both {
             all.extend(addresses("-6"));
         }
+        let ends = ending(&host);
         let mut held = Self {
             manager,
             pulse: Pulse::start(&host.lan, &all[0]),
@@ -186,6 +98,8 @@ impl Held {
         held.bring_to(Whole::Bridge).unwrap();
         held.machine.vmbr(&held.host, &["down"]).ok();
         held.machine.until(manager.on_nic);
+        // A client may set the lease's end a moment after it has the lease.
+        assert!(wait_until(SETTLED, || ending(&held.host) == ends));
         held.before = held.host.state();
         held
     }
@@ -368,6 +282,12 @@ impl Held {
             Err(format!("{whole:?}, but: {}", changes.join("; ")))
         }
     }
+}
+
+/// How many of the NIC's addresses have an end.
+fn ending(host: &Host) -> usize {
+    let all = host.ns.ip(&["-o", "addr", "show", "dev", "eth0"]);
+    all.lines().filter(|line| line.contains(" dynamic ")).count()
 }
 
 /// The addresses and default routes that a device carries, without its name
