@@ -72,6 +72,12 @@ static __noinline int learn(const struct address *address, mac_t mac, __u32 port
 	if (pin && *pin != mac)
 		return drop(PINNED);
 	guest = bpf_map_lookup_elem(&guests, address);
+	if (*gateway_place(mac) == mac) {
+		/* It may have been heard before the gateway was. */
+		if (guest && guest->mac == mac)
+			bpf_map_delete_elem(&guests, address);
+		return drop(SOURCE);
+	}
 	if (!guest) {
 		struct guest new = {
 			.mac = mac,
@@ -118,6 +124,15 @@ static __always_inline int claim(const struct address *address, mac_t mac, __u32
 	if (likely(guest && guest->mac == mac && guest->port == port && is_within(guest, settings.second)))
 		return 0;
 	return learn(address, mac, port, 0);
+}
+
+/* A frame from the air with this address has this MAC. */
+static __always_inline void note_gateway(const struct address *address, mac_t mac)
+{
+	__u32 *kind = bpf_map_lookup_elem(&protected, address);
+
+	if (kind && *kind == PROTECTED)
+		*gateway_place(mac) = mac;
 }
 
 /* Whose an address is, if it was heard in time. */
