@@ -116,6 +116,9 @@ pub fn measure(programs: &Programs, runs: usize, report: &mut Report) -> Outcome
                 }
             }
         }
+        if turn > 0 {
+            attach_again(report)?;
+        }
         eprintln!("bench: macnat: {turn} of {}", 4 * runs);
     }
     for family in 0..FAMILIES.len() {
@@ -171,16 +174,7 @@ fn make(programs: &Programs, contestant: &Contestant) -> Outcome<()> {
     let host = format!("{}-host", contestant.kind);
     if contestant.ours {
         in_namespace(&host, || {
-            let settings = Settings {
-                uplink: nix::net::if_::if_nametoindex("uplink")?,
-                mac: "02:00:00:00:00:21".parse()?,
-                air: nix::net::if_::if_nametoindex("air0")?,
-                dhcp_chaddr: false,
-            };
-            let mut addresses = Addresses::default();
-            for address in ["192.0.2.21", "192.0.2.1", "2001:db8::1"] {
-                addresses.protected.insert(address.parse()?);
-            }
+            let (settings, addresses) = what_is_translated()?;
             Ok(mac_nat::attach(&settings, &addresses)?)
         })?;
     }
@@ -194,6 +188,40 @@ fn make(programs: &Programs, contestant: &Contestant) -> Outcome<()> {
         run(ping).map_err(|error| format!("{}: {error}", contestant.name))?;
     }
     Ok(())
+}
+
+/// Takes the programs away and puts them there.
+fn attach_again(report: &mut Report) -> Outcome<()> {
+    let Some(ours) = CONTESTANTS.iter().find(|one| one.ours) else {
+        return Ok(());
+    };
+    let [attached, detached] = in_namespace(&format!("{}-host", ours.kind), || {
+        let (settings, addresses) = what_is_translated()?;
+        let began = Instant::now();
+        mac_nat::detach(settings.uplink, settings.air)?;
+        let detached = began.elapsed();
+        mac_nat::attach(&settings, &addresses)?;
+        Ok([began.elapsed() - detached, detached])
+    })?;
+    for (metric, took) in [("ms to attach", attached), ("ms to detach", detached)] {
+        let case = "the programs come and go".into();
+        report.add(key(ours, case, metric), took.as_secs_f64() * 1e3);
+    }
+    Ok(())
+}
+
+fn what_is_translated() -> Outcome<(Settings, Addresses)> {
+    let settings = Settings {
+        uplink: nix::net::if_::if_nametoindex("uplink")?,
+        mac: "02:00:00:00:00:21".parse()?,
+        air: nix::net::if_::if_nametoindex("air0")?,
+        dhcp_chaddr: false,
+    };
+    let mut addresses = Addresses::default();
+    for address in ["192.0.2.21", "192.0.2.1", "2001:db8::1"] {
+        addresses.protected.insert(address.parse()?);
+    }
+    Ok((settings, addresses))
 }
 
 /// A socket of the guest and one of the LAN, that speak with each other.
