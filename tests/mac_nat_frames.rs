@@ -20,6 +20,7 @@ mod packets;
 mod mac_nat {
     pub mod cases;
     pub mod cases_in;
+    pub mod cases_ipv6;
     pub mod machines;
     pub mod world;
 }

@@ -59,6 +59,35 @@ fn another_mac_of_the_uplink() {
     assert_eq!(status(&site)["mac"], MAC);
 }
 
+/// A guest that speaks as the uplink hears nothing for the host.
+#[test]
+fn a_guest_that_speaks_as_the_uplink_does_not_become_the_host() {
+    let (site, guest) = with_guest("air-thief");
+    let thief = Guest::new(&site, 2);
+    script_in(
+        &thief.ns,
+        &format!("ip link set nic down; ip link set nic address {MAC}; ip link set nic up"),
+    );
+    let before = counted(&site, "source-mac");
+    for _ in 0..3 {
+        assert!(!ping(&thief.ns, "192.0.2.2"));
+        assert!(ping(&guest.ns, "192.0.2.21"), "the host is another's");
+    }
+    assert!(counted(&site, "source-mac") > before);
+    let place = || {
+        let all = site.ns.bridge_json(&["fdb", "show", "br", "br0"]);
+        let all = all.as_array().unwrap().clone();
+        let known = all.into_iter().find(|entry| entry["mac"] == MAC);
+        known.map(|entry| entry["ifname"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(place().as_deref(), Some("br0-air"));
+    // With the MAC, the place goes.
+    site.sh("ip link set eth0 address 02:00:00:00:00:98");
+    sync(&site);
+    assert_ne!(place().as_deref(), Some("br0-air"));
+    assert!(ping(&guest.ns, "192.0.2.21"));
+}
+
 #[test]
 fn addresses_that_no_guest_may_claim() {
     let (site, guest) = with_guest("air-claim");

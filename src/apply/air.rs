@@ -5,10 +5,12 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::mac_nat;
-use crate::model::{HostState, IfName};
+use crate::model::{HostState, IfName, Mac};
 use crate::netlink::dump;
 use crate::plan::air::{self, Programs, Target};
 use crate::plan::{Op, Plan, Record, Stage};
+use crate::sys::netdev::IfIndex;
+use crate::sys::rtnl::Rtnl;
 
 use super::executor::Executor;
 use super::migrate::MigrateError;
@@ -154,6 +156,7 @@ pub fn sync(record: &Record) -> Result<bool, MigrateError> {
     }
     // What was attached a moment ago knows it all; this finds it so.
     let (settings, addresses) = orders(&target).ok_or_else(gone)?;
+    hold_host(&settings).map_err(MigrateError::Read)?;
     let told = mac_nat::sync(&settings, &addresses).map_err(|error| MigrateError::Read(said(error)))?;
     Ok(changed || told)
 }
@@ -190,13 +193,32 @@ fn said(error: mac_nat::MacNatError) -> io::Error {
     })
 }
 
+/// Has the bridge know the host behind its air port, whoever else speaks as the
+/// uplink: a guest that does would hear what the others say to the host.
+fn hold_host(settings: &mac_nat::Settings) -> io::Result<()> {
+    let mac = Mac(settings.mac.into_array());
+    Rtnl::open()?.station_set(IfIndex(settings.air), mac)
+}
+
+/// Has the bridge forget an earlier MAC of the uplink.
+pub fn release(record: &Record) {
+    let port = record
+        .air
+        .as_ref()
+        .map(|air| nix::net::if_::if_nametoindex(air.port.as_str()));
+    if let (Some(Ok(port)), Ok(rtnl)) = (port, Rtnl::open()) {
+        // It may be gone with the port.
+        let _ = rtnl.station_forget(IfIndex(port), Mac(record.uplink.mac.into_array()));
+    }
+}
+
 /// Performs an operation of the translation; none of others.
 pub(super) fn perform(op: &Op) -> Option<io::Result<()>> {
     match op {
-        Op::Translate(translation) => Some(
-            orders_of(translation)
-                .and_then(|(settings, addresses)| mac_nat::attach(&settings, &addresses).map_err(said)),
-        ),
+        Op::Translate(translation) => Some(orders_of(translation).and_then(|(settings, addresses)| {
+            hold_host(&settings)?;
+            mac_nat::attach(&settings, &addresses).map_err(said)
+        })),
         Op::StopTranslation { index, air, .. } => {
             let port = nix::net::if_::if_nametoindex(air.as_str()).unwrap_or(0);
             Some(mac_nat::detach(*index, port).map_err(said))

@@ -1,6 +1,6 @@
-//! Tells the network under which MAC guests are reached from now on. Who knows
-//! them by the uplink's old one would go on sending there for minutes, and the
-//! guests themselves do not know that anything has changed.
+//! Tells under which MAC guests and host are reached from now on. Who knows
+//! them by the uplink's old one would go on sending there for minutes; guests do
+//! not know that anything has changed, and the kernel tells nobody.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,16 +19,31 @@ const ICMPV6: u8 = 58;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: MacAddr6 = MacAddr6::new(0x33, 0x33, 0, 0, 0, 1);
 
-/// Says on the device `index` that these addresses are reached at `mac`. The
-/// frames pass no hook of the device: the guests are not to hear that somebody
-/// else has their addresses.
+/// Who is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// The network alone. The frames pass no hook of the device: the guests are
+    /// not to hear that somebody else has their addresses.
+    Network,
+    /// The network, and the guests.
+    Everyone,
+}
+
+/// Says on the device `index` that these addresses are reached at `mac`.
 ///
 /// # Errors
 /// As of socket(2) and sendto(2). That the device is down is one of them.
-pub fn announce(index: u32, mac: MacAddr6, addresses: impl Iterator<Item = IpAddr>) -> io::Result<()> {
+pub fn announce(
+    index: u32,
+    mac: MacAddr6,
+    whom: Whom,
+    addresses: impl Iterator<Item = IpAddr>,
+) -> io::Result<()> {
     let (arp, discovery) = (PacketSocket::open(index, ARP)?, PacketSocket::open(index, IPV6)?);
-    arp.pass_hooks()?;
-    discovery.pass_hooks()?;
+    if whom == Whom::Network {
+        arp.pass_hooks()?;
+        discovery.pass_hooks()?;
+    }
     for address in addresses {
         match address {
             IpAddr::V4(address) => arp.send(MacAddr6::broadcast(), &announcement(address, mac))?,

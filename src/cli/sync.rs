@@ -6,7 +6,7 @@
 use serde_json::json;
 
 use crate::apply::air;
-use crate::apply::announce;
+use crate::apply::announce::{self, Whom};
 use crate::apply::migrate::MigrateError;
 use crate::apply::recover;
 use crate::mac_nat;
@@ -122,8 +122,11 @@ pub fn one(record: &Record, place: &Place) -> Result<Synced, Error> {
     if !changed && now == *record {
         return Ok(Synced::Already);
     }
+    if now.uplink.mac != record.uplink.mac {
+        air::release(record);
+    }
     if now.uplink != record.uplink {
-        announce(&now);
+        announce(&now, &live);
     }
     let text = format!("{bridge} knows {} as it is now", now.uplink.name);
     log(Severity::Notice, &text);
@@ -131,16 +134,21 @@ pub fn one(record: &Record, place: &Place) -> Result<Synced, Error> {
     Ok(Synced::Changed)
 }
 
-/// Tells the network where guests are now. What does not hear it finds out by
-/// itself, if later.
-fn announce(record: &Record) {
+/// Tells the network where guests are now, and everyone where the host is. Who
+/// does not hear it finds out by itself, if later.
+fn announce(record: &Record, live: &HostState) {
     let (index, mac) = (record.uplink.index, record.uplink.mac);
-    let Ok(guests) = mac_nat::guests(index) else {
-        return;
-    };
-    if let Err(error) = announce::announce(index, mac, guests.iter().map(|guest| guest.address)) {
+    let guests = mac_nat::guests(index).unwrap_or_default();
+    let guests = guests.iter().map(|guest| guest.address);
+    let own = live
+        .addresses_of(&record.uplink.name)
+        .iter()
+        .map(|address| address.local);
+    let told = announce::announce(index, mac, Whom::Network, guests)
+        .and_then(|()| announce::announce(index, mac, Whom::Everyone, own));
+    if let Err(error) = told {
         say(&format!(
-            "the network is not told that guests are at {mac} now, and may take minutes to find out: {error}"
+            "nobody is told that guests and host are at {mac} now, and some may take minutes to find out: {error}"
         ));
     }
 }

@@ -104,13 +104,18 @@ static __noinline int learn(const struct address *address, mac_t mac, __u32 port
 	return 0;
 }
 
+/* Heard so long ago at most; or just now, on another processor. */
+static __always_inline int is_within(const struct guest *guest, __u64 jiffies)
+{
+	return (__s64)(bpf_jiffies64() - guest->tick) <= (__s64)jiffies;
+}
+
 /* The same for each frame: almost always it says what is known. */
 static __always_inline int claim(const struct address *address, mac_t mac, __u32 port)
 {
 	struct guest *guest = bpf_map_lookup_elem(&guests, address);
 
-	if (likely(guest && guest->mac == mac && guest->port == port &&
-		   bpf_jiffies64() - guest->tick <= settings.second))
+	if (likely(guest && guest->mac == mac && guest->port == port && is_within(guest, settings.second)))
 		return 0;
 	return learn(address, mac, port, 0);
 }
@@ -120,7 +125,7 @@ static __always_inline struct guest *whose(const struct address *address)
 {
 	struct guest *guest = bpf_map_lookup_elem(&guests, address);
 
-	if (guest && bpf_jiffies64() - guest->tick <= settings.age)
+	if (guest && is_within(guest, settings.age))
 		return guest;
 	return 0;
 }

@@ -22,7 +22,7 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 #define ETH_TYPE 12
 #define ETH_HLEN 14
 /* Up to where the addresses of IPv6 are, which are further than IPv4's. */
-#define HEADERS IPV6_PAYLOAD
+#define READABLE IPV6_PAYLOAD
 
 #define TYPE_ARP be16(0x0806)
 #define TYPE_IPV4 be16(0x0800)
@@ -48,8 +48,8 @@ static __always_inline mac_t ipv4_group(__u32 to)
 /* Makes the headers readable in place; what is shorter than them stays so. */
 static __always_inline void pull(struct __sk_buff *skb)
 {
-	if (unlikely(start_of(skb) + HEADERS > end_of(skb)))
-		bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
+	if (unlikely(start_of(skb) + READABLE > end_of(skb)))
+		bpf_skb_pull_data(skb, skb->len < READABLE ? skb->len : READABLE);
 }
 
 static __always_inline int write_mac(struct __sk_buff *skb, __u32 at, mac_t mac)

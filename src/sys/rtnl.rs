@@ -161,6 +161,21 @@ impl Rtnl {
         )
     }
 
+    /// The same, wherever the bridge has known the MAC before.
+    ///
+    /// # Errors
+    /// ENODEV; EINVAL where the port is on no bridge.
+    #[cfg(feature = "cli")]
+    pub fn station_set(&self, port: IfIndex, mac: Mac) -> io::Result<()> {
+        /// include/uapi/linux/netlink.h
+        const NLM_F_REPLACE: u16 = 0x100;
+        self.command(
+            Message::new(RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
+                .neighbour(port, NUD_NOARP, NTF_MASTER | NTF_STICKY)
+                .with(&attribute(NDA_LLADDR, &mac.0)),
+        )
+    }
+
     /// Lets the bridge of a port forget that a MAC is behind it. Needs
     /// CAP_NET_ADMIN.
     ///

@@ -107,7 +107,7 @@ pub fn measure(programs: &Programs, runs: usize, report: &mut Report) -> Outcome
                         report.add(packet_key(contestant, family, way), packet);
                         report.add(stream_key(contestant, family, way), processor);
                         let key = stream_key(contestant, family, way);
-                        report.add(Key { metric: "s", ..key }, took);
+                        report.add(Key { metric: "ms", ..key }, took);
                     }
                 }
                 let answer = answers(contestant, family)?;
@@ -156,7 +156,7 @@ fn packet_key(contestant: &Contestant, family: usize, way: Way) -> Key {
 
 fn stream_key(contestant: &Contestant, family: usize, way: Way) -> Key {
     let case = format!("256 MiB of TCP {}, {}", way.name(), FAMILIES[family]);
-    key(contestant, case, "processor s")
+    key(contestant, case, "processor ms")
 }
 
 fn answer_key(contestant: &Contestant, family: usize) -> Key {
@@ -311,7 +311,7 @@ fn stream(contestant: &Contestant, family: usize, way: Way) -> Outcome<[f64; 2]>
         sending.join().map_err(|_| "the sender panicked")??;
         if received == BYTES {
             let used = used(PROCESS)? - began.1;
-            Ok([began.0.elapsed().as_secs_f64(), used.as_secs_f64()])
+            Ok([began.0.elapsed(), used].map(|time| time.as_secs_f64() * 1e3))
         } else {
             Err(format!("{received} bytes of {BYTES} arrived").into())
         }

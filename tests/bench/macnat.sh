@@ -31,7 +31,9 @@ ip -n $lan link set lan0 up
 ip -n $guest link set eth0 up
 ip -n $host link set pa up
 ip -n $host link set uplink up
-for device in br0 pa; do ip netns exec $host sysctl -qw net.ipv6.conf.default.disable_ipv6=1; done
+ip netns exec $host sysctl -qw net.ipv6.conf.default.disable_ipv6=1
+# Where its module is loaded, bridge netfilter slows the bridge down.
+ip netns exec $host sh -c 'for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e $f ] || echo 0 >$f; done'
 case $kind in
     plain)
         ip -n $host link add br0 type bridge

@@ -64,7 +64,9 @@ def take():
         first.setdefault(source, frame[:96].hex())
 signal.signal(signal.SIGTERM, tell)
 print('ready', flush=True)
-while True: take()
+while True:
+    try: take()
+    except OSError: pass # the device is down
 ";
 
 /// The whole of it.
@@ -110,6 +112,14 @@ pub fn reaches(from: &Namespace, address: &str) {
         from.name(),
         sh(from, "ip addr; ip neigh")
     );
+}
+
+/// Asserts that an address does not answer.
+pub fn unreachable(from: &Namespace, address: &str) {
+    let ended = run(from
+        .command("ping")
+        .args(["-c", "2", "-i", "0.3", "-W", "1", address]));
+    assert!(!ended.status.success(), "{} reaches {address}", from.name());
 }
 
 /// Does something in a network namespace, on a thread of its own, so that no
