@@ -22,8 +22,8 @@ use serde_json::Value;
 
 use report::{Report, boot, succeed};
 
-static TELLING: LazyLock<Result<Report, String>> = LazyLock::new(|| machine("telling", 300));
-static ALL: LazyLock<Result<Report, String>> = LazyLock::new(|| machine("all", 1800));
+static TELLING: LazyLock<Result<Report, String>> = LazyLock::new(|| machine("telling", 600));
+static ALL: LazyLock<Result<Report, String>> = LazyLock::new(|| machine("all", 2400));
 
 /// Boots the machine that runs these cases.
 fn machine(cases: &str, seconds: u64) -> Result<Report, String> {
