@@ -49,16 +49,19 @@ pub struct State {
     pub counters: Vec<u64>,
 }
 
-/// The settings: time stands still, no refusal of a move ever ends.
-fn settings(chaddr: bool) -> [u8; 48] {
+/// Time stands still: no refusal of a move ever ends, and no address is too old.
+const STILL: (u64, u64) = (1 << 40, 1 << 62);
+
+/// The settings, with a second and an age in jiffies.
+fn settings(chaddr: bool, (second, age): (u64, u64)) -> [u8; 48] {
     let mut mac = [0; 8];
     mac[..6].copy_from_slice(&W);
     let all = [
         &UPLINK.to_ne_bytes()[..],
         &AIR.to_ne_bytes(),
         &mac,
-        &(1_u64 << 40).to_ne_bytes(),
-        &(1_u64 << 62).to_ne_bytes(),
+        &second.to_ne_bytes(),
+        &age.to_ne_bytes(),
         &63_u32.to_ne_bytes(),
         &u32::from(chaddr).to_ne_bytes(),
         &7_u64.to_ne_bytes(),
@@ -185,7 +188,7 @@ impl Native {
     /// Forgets everything, and knows what is known before each frame.
     pub fn reset(&mut self, chaddr: bool) {
         self.ask("clear");
-        self.ask(&format!("settings {}", hex(&settings(chaddr))));
+        self.ask(&format!("settings {}", hex(&settings(chaddr, STILL))));
         let known = known();
         for (key, value) in known.guests {
             self.put("guests", &key, &value);
@@ -199,6 +202,11 @@ impl Native {
         for (xid, value) in known.xids {
             self.put("xids", &xid.to_be_bytes(), &value);
         }
+    }
+
+    /// Has a second and an age, in jiffies: what is known was heard at 0.
+    pub fn let_time_pass(&mut self, times: (u64, u64)) {
+        self.ask(&format!("settings {}", hex(&settings(false, times))));
     }
 
     fn put(&mut self, map: &str, key: &[u8], value: &[u8]) {
@@ -337,8 +345,7 @@ impl Kernel {
     /// As of [`Native::reset`].
     pub fn reset(&mut self, chaddr: bool) {
         let known = known();
-        let mut all: Array<_, [u8; 48]> = self.0.map_mut(".data.settings").unwrap().try_into().unwrap();
-        all.set(0, settings(chaddr), 0).unwrap();
+        self.set(settings(chaddr, STILL));
         let mut all: Array<_, [u8; 64]> = self.0.map_mut(".data.gateways").unwrap().try_into().unwrap();
         all.set(0, [0; 64], 0).unwrap();
         self.fill::<[u8; 16], [u8; 64]>("guests", known.guests);
@@ -354,6 +361,16 @@ impl Kernel {
                 .set(reason as u32, PerCpuValues::try_from(zero).unwrap(), 0)
                 .unwrap();
         }
+    }
+
+    fn set(&mut self, settings: [u8; 48]) {
+        let mut map: Array<_, [u8; 48]> = self.0.map_mut(".data.settings").unwrap().try_into().unwrap();
+        map.set(0, settings, 0).unwrap();
+    }
+
+    /// As of [`Native::let_time_pass`].
+    pub fn let_time_pass(&mut self, times: (u64, u64)) {
+        self.set(settings(false, times));
     }
 
     fn fill<K: aya::Pod + Ord, V: aya::Pod>(&mut self, name: &str, entries: Vec<(K, V)>) {
