@@ -142,7 +142,10 @@ fn compiled() -> &'static Path {
     static COMPILED: OnceLock<PathBuf> = OnceLock::new();
     COMPILED.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mac-nat-{}", std::process::id()));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let program = directory.join("mac-nat");
+        // Another run may be using it.
+        let made = directory.join(format!("mac-nat-{}", std::process::id()));
         let done = Command::new("cc")
             .args(["-DVMBR_NATIVE", "-g", "-O1", "-Wall", "-Wextra", "-Werror"])
             .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
@@ -151,11 +154,12 @@ fn compiled() -> &'static Path {
             .arg("-I")
             .arg(root.join("src/mac_nat"))
             .arg("-o")
-            .arg(&program)
+            .arg(&made)
             .arg(root.join("tests/mac_nat/native.c"))
             .status()
             .expect("running cc (apt-get install gcc)");
         assert!(done.success(), "cc could not compile tests/mac_nat/native.c");
+        std::fs::rename(&made, &program).unwrap();
         program
     })
 }
