@@ -30,7 +30,7 @@ use mac_nat::cases::{Case, Fate, Program, cases};
 use mac_nat::machines::{Kernel, Native, Outcome, Sent};
 use mac_nat::world::*;
 
-const REASONS: [&str; 14] = [
+const REASONS: [&str; 15] = [
     "source-mac",
     "protocol",
     "short",
@@ -43,6 +43,7 @@ const REASONS: [&str; 14] = [
     "bridge",
     "echo",
     "dhcp-transaction",
+    "loop",
     "moves-refused",
     "quota-replaced",
 ];
@@ -64,7 +65,7 @@ fn expected(case: &Case) -> (Outcome, Sent) {
     };
     match &case.fate {
         Fate::Passes => (outcome(NEXT, 0, &case.frame), Sent::default()),
-        Fate::Dropped(_) => (outcome(SHOT, 0, &case.frame), Sent::default()),
+        Fate::Dropped(_) => (outcome(SHOT, case.mark, &case.frame), Sent::default()),
         Fate::Air(frame) => {
             let mut sent = redirect(UPLINK, 0);
             if case.frame[0] & 1 == 1 {
@@ -75,7 +76,10 @@ fn expected(case: &Case) -> (Outcome, Sent) {
         Fate::Host => (outcome(REDIRECT, HANDLED, &case.frame), redirect(UPLINK, INGRESS)),
         Fate::Port(port, frame) => (outcome(REDIRECT, 0, frame), redirect(*port, 0)),
         Fate::Bridge(frame) => (outcome(REDIRECT, 0, frame), redirect(AIR, INGRESS)),
-        Fate::Again(frame) => (outcome(REDIRECT, 0, frame), redirect(case.ingress, INGRESS)),
+        Fate::Again(frame) => (
+            outcome(REDIRECT, RETURNED, frame),
+            redirect(case.ingress, INGRESS),
+        ),
         Fate::Flooded(frame) => {
             let sent = Sent {
                 clones: vec![(AIR, INGRESS, 0, frame.clone())],

@@ -28,7 +28,7 @@ const BUILD: usize = SETTINGS - 8;
 pub const AGE: Duration = Duration::from_secs(20 * 60);
 
 /// `enum reason`: why a frame was dropped, or what else was counted.
-pub const REASONS: [&str; 14] = [
+pub const REASONS: [&str; 15] = [
     "source-mac",
     "protocol",
     "short",
@@ -41,6 +41,7 @@ pub const REASONS: [&str; 14] = [
     "bridge",
     "echo",
     "dhcp-transaction",
+    "loop",
     "moves-refused",
     "quota-replaced",
 ];
@@ -88,6 +89,11 @@ pub fn settings(settings: &Settings, hz: u64, build: u64) -> [u8; SETTINGS] {
 /// The index of the air port.
 pub fn air_of(settings: &[u8; SETTINGS]) -> u32 {
     (u64_at(settings, 0) >> 32) as u32
+}
+
+/// The uplink's MAC, as [`mac_bytes`].
+pub fn mac_of(settings: &[u8; SETTINGS]) -> [u8; 8] {
+    u64_at(settings, 8).to_ne_bytes()
 }
 
 /// Of which object the programs are.
@@ -158,6 +164,7 @@ mod tests {
         let bytes = settings(&given, 250, 0x1234);
         assert_eq!((u64_at(&bytes, 0), air_of(&bytes)), (9 << 32 | 7, 9));
         assert_eq!(bytes[8..16], [2, 0, 0, 0, 0, 0x21, 0, 0]);
+        assert_eq!(mac_of(&bytes), mac_bytes(given.mac));
         assert_eq!((u64_at(&bytes, 16), u64_at(&bytes, 24)), (250, 250 * 1200));
         assert_eq!(u64_at(&bytes, 32), 1 << 32 | 13);
         assert_eq!(build_of(&bytes), 0x1234);

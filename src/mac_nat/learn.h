@@ -82,6 +82,8 @@ static __noinline int learn(const struct address *address, mac_t mac, __u32 port
 
 	if (!is_usable(address) || (taken && *taken == BROADCAST))
 		return drop(ADDRESS);
+	if (mac == settings.mac)
+		return drop(SOURCE);
 	if (taken)
 		return drop(CLAIM);
 	if (pin && *pin != mac)

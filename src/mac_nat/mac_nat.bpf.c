@@ -17,6 +17,12 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 /* On a frame that air_out has seen to: the uplink's programs let it pass. */
 #define HANDLED 0x766d6272
 
+/*
+ * On a frame that air_out has sent back into the bridge, to another guest. It
+ * does not come to the air port again: what would, would go round for ever.
+ */
+#define RETURNED 0x766d6273
+
 #define ETH_ALEN 6
 #define ETH_SOURCE 6
 #define ETH_TYPE 12
@@ -299,9 +305,10 @@ static __always_inline int inward(struct __sk_buff *skb, const struct address *t
 	struct guest *guest = whose(to);
 	__u8 *p = start_of(skb);
 
-	if (likely(!guest || guest->mac == from || p + ETH_HLEN > end_of(skb)))
+	if (likely(!guest || guest->mac == from || guest->mac == settings.mac || p + ETH_HLEN > end_of(skb)))
 		return to_host(skb);
 	put_mac(p, guest->mac);
+	skb->mark = RETURNED;
 	return bpf_redirect(skb->ingress_ifindex, BPF_F_INGRESS);
 }
 
@@ -333,6 +340,8 @@ static __noinline int arp_from_guest(struct __sk_buff *skb, mac_t to, mac_t from
 	if (read_arp(skb, &arp) || is_group(arp.sender_mac))
 		return drop(ARP);
 	sender = mac_in_arp(arp.sender_mac);
+	if (sender == own || !sender)
+		return drop(ARP);
 	if (!arp_sender(&arp)) {
 		/* A probe asks; nobody answers as nobody. */
 		if (arp.operation != be16(ARP_REQUEST))
@@ -410,6 +419,9 @@ static __always_inline int air_out(struct __sk_buff *skb)
 		return drop(SHORT);
 	if (unlikely(!skb->ingress_ifindex))
 		return drop(NOBODY);
+	/* The bridge does not know that guest, and floods. */
+	if (unlikely(skb->mark == RETURNED))
+		return drop(LOOP);
 	from = mac_at(p + ETH_SOURCE);
 	to = mac_at(p);
 	if (unlikely(is_group(p + ETH_SOURCE) || !from || from == own))

@@ -78,7 +78,8 @@ impl Maps {
     }
 
     /// Makes the addresses those that no guest, or only one, may claim, and
-    /// forgets what had been learned against it. Returns whether anything
+    /// forgets what had been learned against it, or of the uplink's MAC that
+    /// the settings name. Returns whether anything
     /// was not so already.
     pub fn set_addresses(
         &mut self,
@@ -88,11 +89,13 @@ impl Maps {
         let (protected, pins) = contents(addresses, broadcasts);
         let changed =
             make_it(&mut self.protected, &protected, "protected")? | make_it(&mut self.pins, &pins, "pins")?;
+        let own = layout::mac_of(&self.settings()?);
         // Afterwards: nobody can learn it again in between.
         let learned: Vec<(Key, [u8; GUEST])> = self.entries()?;
         for (key, bytes) in learned {
             let mac = layout::mac_bytes(layout::learned(&bytes).mac);
-            if protected.contains_key(&key) || pins.get(&key).is_some_and(|pin| *pin != mac) {
+            let of_others = protected.contains_key(&key) || pins.get(&key).is_some_and(|pin| *pin != mac);
+            if of_others || mac == own {
                 gone(self.guests.remove(&key), "guests")?;
             }
         }

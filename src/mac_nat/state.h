@@ -101,6 +101,7 @@ enum reason {
 	NOBODY,	     /* from the bridge itself */
 	ECHO,	     /* our own frame, come back */
 	TRANSACTION, /* DHCP with another's transaction id */
+	LOOP,	     /* sent to another guest, and come to the air port instead */
 	MOVE,	     /* not dropped: an address moved again within a second */
 	QUOTA,	     /* not dropped: a port's oldest address made room */
 	REASONS,

@@ -105,6 +105,7 @@ fn known() -> Known {
             (key(v6(50).into()), guest(A, PORT_A)),
             (key(v4(51).into()), guest(B, PORT_B)),
             (key(v6(51).into()), guest(B, PORT_B)),
+            (key(v4(52).into()), guest(W, PORT_B)),
         ],
         protected: vec![
             (key(v4(1).into()), 1),
@@ -312,7 +313,7 @@ fn read_run(answer: &str) -> (Outcome, Sent) {
     (outcome, sent)
 }
 
-const REASONS: usize = 14;
+const REASONS: usize = 15;
 
 fn learned(value: &[u8]) -> ([u8; 8], u32) {
     (
