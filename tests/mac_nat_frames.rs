@@ -30,7 +30,7 @@ use mac_nat::cases::{Case, Fate, Program, cases};
 use mac_nat::machines::{Kernel, Native, Outcome, Sent};
 use mac_nat::world::*;
 
-const REASONS: [&str; 15] = [
+const REASONS: [&str; 16] = [
     "source-mac",
     "protocol",
     "short",
@@ -44,6 +44,7 @@ const REASONS: [&str; 15] = [
     "echo",
     "dhcp-transaction",
     "loop",
+    "checksum",
     "moves-refused",
     "quota-replaced",
 ];
@@ -206,6 +207,36 @@ fn an_address_that_was_not_heard_for_long_is_nobodys() {
         assert_eq!(show(Program::AirOut, &outgoing), REDIRECT);
         assert_eq!(show(Program::UplinkIn, &incoming), REDIRECT);
     });
+}
+
+#[test]
+fn no_checksum_is_written_into_what_was_checked() {
+    let mut native = Native::start();
+    native.reset(false);
+    let plain = ip(GATEWAY, A, &packets::ipv4(v4(50), v4(1), 6, (0, false), &tcp()));
+    let v6_of = |next, payload: &[u8]| ip(GATEWAY, A, &packets::ipv6(v6(50), v6(1), next, payload));
+    let echo = ip(GATEWAY, A, &packets::icmpv6(v6(50), v6(1), 128, [0; 4], &[0; 8]));
+    let options = v6_of(60, &[packets::options(6), tcp()].concat());
+    let announced = arp(ALL, A, 1, (A, v4(50)), (NONE, v4(50)));
+    // Where it ends that the hardware shall write.
+    let cases = [
+        (&plain, 52, true),
+        (&plain, 28, false),
+        (&plain, 34, false),
+        (&v6_of(6, &tcp()), 72, true),
+        (&v6_of(6, &tcp()), 54, false),
+        (&options, 80, true),
+        (&options, 56, false),
+        (&echo, 58, false),
+        (&announced, 42, false),
+    ];
+    for (frame, end, passes) in cases {
+        native.leave_checksum(end);
+        let (outcome, _) = native.run(Program::AirOut, PORT_A, 0, frame);
+        let wanted = if passes { REDIRECT } else { SHOT };
+        assert_eq!(outcome.verdict, wanted, "{end} of {frame:02x?}");
+    }
+    assert_eq!(native.state().counters[13], 6);
 }
 
 /// What of a frame to the air tells a MAC that is not the uplink's.

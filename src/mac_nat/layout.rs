@@ -28,7 +28,7 @@ const BUILD: usize = SETTINGS - 8;
 pub const AGE: Duration = Duration::from_secs(20 * 60);
 
 /// `enum reason`: why a frame was dropped, or what else was counted.
-pub const REASONS: [&str; 15] = [
+pub const REASONS: [&str; 16] = [
     "source-mac",
     "protocol",
     "short",
@@ -42,6 +42,7 @@ pub const REASONS: [&str; 15] = [
     "echo",
     "dhcp-transaction",
     "loop",
+    "checksum",
     "moves-refused",
     "quota-replaced",
 ];

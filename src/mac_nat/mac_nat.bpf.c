@@ -30,6 +30,10 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 /* Up to where the addresses of IPv6 are, which are further than IPv4's. */
 #define READABLE IPV6_PAYLOAD
 
+/* A checksum that is written later ends behind this: that of TCP or UDP does. */
+#define IPV4_CHECKED (IPV4_PAYLOAD + 1)
+#define IPV6_CHECKED (IPV6_PAYLOAD + 1)
+
 #define TYPE_ARP be16(0x0806)
 #define TYPE_IPV4 be16(0x0800)
 #define TYPE_IPV6 be16(0x86dd)
@@ -312,12 +316,37 @@ static __always_inline int inward(struct __sk_buff *skb, const struct address *t
 	return bpf_redirect(skb->ingress_ifindex, BPF_F_INGRESS);
 }
 
-static __always_inline int outward(struct __sk_buff *skb)
+/*
+ * To the air, as the uplink. A guest with a virtio header may have left a
+ * checksum to be written later, behind all of this, at any place that it has
+ * said: that must be behind the first `checked` bytes, or with 0 there must be
+ * none. The kernel does not tell a program of it, but:
+ *
+ * - bpf_l4_csum_replace leaves such a frame as it is, and any other gets a
+ *   source that is overwritten at once;
+ * - bpf_skb_change_tail makes no frame shorter than up to the end of what will
+ *   be written (__bpf_skb_min_len in net/core/filter.c).
+ */
+static __always_inline int outward(struct __sk_buff *skb, __u32 checked)
 {
 	__u8 *p = start_of(skb);
+	__u16 source;
 
 	if (p + ETH_HLEN > end_of(skb))
 		return DROP;
+	source = get16(p + ETH_SOURCE);
+	if (bpf_l4_csum_replace(skb, ETH_SOURCE, 0, 1, 0))
+		return DROP;
+	p = start_of(skb);
+	if (p + ETH_HLEN > end_of(skb))
+		return DROP;
+	if (get16(p + ETH_SOURCE) == source) {
+		if (!checked || !bpf_skb_change_tail(skb, checked, 0))
+			return drop(CHECKSUM);
+		p = start_of(skb);
+		if (p + ETH_HLEN > end_of(skb))
+			return DROP;
+	}
 	put_mac(p + ETH_SOURCE, settings.mac);
 	skb->mark = HANDLED;
 	return bpf_redirect(settings.uplink, 0);
@@ -363,7 +392,7 @@ static __noinline int arp_from_guest(struct __sk_buff *skb, mac_t to, mac_t from
 			return DROP;
 	if (write_mac(skb, ARP_SENDER_MAC, own))
 		return DROP;
-	return outward(skb);
+	return outward(skb, 0);
 }
 
 /* What is not plain unicast data to the air. */
@@ -376,7 +405,7 @@ static __noinline int ipv4_from_guest(struct __sk_buff *skb, mac_t to, mac_t fro
 		host_hears(skb);
 	if (translate_dhcp(skb, from))
 		return DROP;
-	return outward(skb);
+	return outward(skb, IPV4_CHECKED);
 }
 
 static __noinline int icmpv6_from_guest(struct __sk_buff *skb, mac_t to, mac_t from)
@@ -403,7 +432,7 @@ static __noinline int icmpv6_from_guest(struct __sk_buff *skb, mac_t to, mac_t f
 		return DROP;
 	if (found->target && tell(skb, found->message, found->target, own))
 		return DROP;
-	return outward(skb);
+	return outward(skb, found->payload ? found->payload + 1 : 0);
 }
 
 static __always_inline int air_out(struct __sk_buff *skb)
@@ -448,7 +477,7 @@ static __always_inline int air_out(struct __sk_buff *skb)
 			      (p[IPV4_HEADER] != 0x45 || p + IPV4_PAYLOAD + 4 > end ||
 			       get16(p + IPV4_PAYLOAD + 2) == be16(DHCP_SERVER)))))
 			return ipv4_from_guest(skb, to, from);
-		return outward(skb);
+		return outward(skb, IPV4_CHECKED);
 	case TYPE_IPV6:
 		if (p + IPV6_PAYLOAD > end || p[IPV4_HEADER] >> 4 != 6)
 			return drop(SHORT);
@@ -470,7 +499,7 @@ static __always_inline int air_out(struct __sk_buff *skb)
 			}
 			if (is_group(p))
 				host_hears(skb);
-			return outward(skb);
+			return outward(skb, IPV6_CHECKED);
 		}
 		return icmpv6_from_guest(skb, to, from);
 	case TYPE_ARP:

@@ -214,6 +214,12 @@ impl Native {
         self.ask(&format!("settings {}", hex(&settings(false, times))));
     }
 
+    /// Leaves the checksum of each frame to the hardware: it ends there. 0: no
+    /// more.
+    pub fn leave_checksum(&mut self, end: usize) {
+        self.ask(&format!("left {end}"));
+    }
+
     fn put(&mut self, map: &str, key: &[u8], value: &[u8]) {
         self.ask(&format!("put {map} {} {}", hex(key), hex(value)));
     }
@@ -313,7 +319,7 @@ fn read_run(answer: &str) -> (Outcome, Sent) {
     (outcome, sent)
 }
 
-const REASONS: usize = 15;
+const REASONS: usize = 16;
 
 fn learned(value: &[u8]) -> ([u8; 8], u32) {
     (
