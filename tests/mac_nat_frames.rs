@@ -210,6 +210,29 @@ fn an_address_that_was_not_heard_for_long_is_nobodys() {
 }
 
 #[test]
+fn without_an_uplink_nothing_is_done() {
+    let mut native = Native::start();
+    native.reset(false);
+    native.stop();
+    for case in cases() {
+        let (outcome, sent) = native.run(case.program, case.ingress, case.mark, &case.frame);
+        let verdict = if case.program == Program::AirOut {
+            SHOT
+        } else {
+            NEXT
+        };
+        assert_eq!(outcome.verdict, verdict, "{}", case.name);
+        assert_eq!(
+            (outcome.frame, sent),
+            (case.frame, Sent::default()),
+            "{}",
+            case.name
+        );
+    }
+    assert_eq!(native.state().counters.iter().sum::<u64>(), 0);
+}
+
+#[test]
 fn no_checksum_is_written_into_what_was_checked() {
     let mut native = Native::start();
     native.reset(false);

@@ -92,6 +92,13 @@ pub fn air_of(settings: &[u8; SETTINGS]) -> u32 {
     (u64_at(settings, 0) >> 32) as u32
 }
 
+/// The same for programs that shall do nothing.
+pub fn stopped(settings: [u8; SETTINGS]) -> [u8; SETTINGS] {
+    let mut stopped = settings;
+    stopped[..4].fill(0);
+    stopped
+}
+
 /// The uplink's MAC, as [`mac_bytes`].
 pub fn mac_of(settings: &[u8; SETTINGS]) -> [u8; 8] {
     u64_at(settings, 8).to_ne_bytes()
@@ -169,6 +176,7 @@ mod tests {
         assert_eq!((u64_at(&bytes, 16), u64_at(&bytes, 24)), (250, 250 * 1200));
         assert_eq!(u64_at(&bytes, 32), 1 << 32 | 13);
         assert_eq!(build_of(&bytes), 0x1234);
+        assert_eq!(u64_at(&stopped(bytes), 0), 9 << 32);
         assert_ne!(build(b"one"), build(b"two"));
     }
 

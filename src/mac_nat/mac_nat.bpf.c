@@ -194,6 +194,8 @@ static __always_inline int uplink_in(struct __sk_buff *skb)
 	__u16 type;
 	mac_t own = settings.mac, to, group;
 
+	if (unlikely(!settings.uplink))
+		return NEXT;
 	if (skb->mark == HANDLED) {
 		skb->mark = 0;
 		return NEXT;
@@ -257,6 +259,8 @@ static __always_inline int uplink_out(struct __sk_buff *skb)
 	__u8 *p, *end, kind;
 	__u16 type;
 
+	if (unlikely(!settings.uplink))
+		return NEXT;
 	if (skb->mark == HANDLED) {
 		skb->mark = 0;
 		return NEXT;
@@ -456,6 +460,8 @@ static __always_inline int air_out(struct __sk_buff *skb)
 	struct address address;
 	__u8 *p, *end;
 
+	if (unlikely(!settings.uplink))
+		return DROP;
 	pull(skb);
 	p = start_of(skb);
 	end = end_of(skb);

@@ -46,6 +46,25 @@ impl Maps {
             .map_err(|error| failure("reading", "settings", &error))
     }
 
+    /// Has programs that stand, some or all, do nothing, wherever their devices
+    /// are: the uplink may be in another namespace, with the program and beyond
+    /// the reach of this one.
+    pub fn stop(ids: &BTreeSet<u32>) -> Result<(), MacNatError> {
+        for id in ids {
+            let Some((_, map)) = open(&BTreeSet::from([*id]))?.remove_entry(SETTINGS_NAME) else {
+                continue;
+            };
+            let mut map: Array<MapData, [u8; SETTINGS]> =
+                Array::try_from(map).map_err(|error| failure("opening", "settings", &error))?;
+            let now = map
+                .get(&0, 0)
+                .map_err(|error| failure("reading", "settings", &error))?;
+            map.set(0, layout::stopped(now), 0)
+                .map_err(|error| failure("writing", "settings", &error))?;
+        }
+        Ok(())
+    }
+
     fn named(mut take: impl FnMut(&'static str) -> Result<Map, MacNatError>) -> Result<Self, MacNatError> {
         fn typed<T: TryFrom<Map, Error = MapError>>(name: &str, map: Map) -> Result<T, MacNatError> {
             T::try_from(map).map_err(|error| failure("opening", name, &error))

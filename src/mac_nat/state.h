@@ -12,7 +12,7 @@
 typedef __u64 mac_t;
 
 struct settings {
-	__u32 uplink;
+	__u32 uplink;	  /* 0: gone, maybe to another namespace; nothing is done */
 	__u32 air;
 	mac_t mac;	  /* W, the uplink's */
 	__u64 second;	  /* jiffies of one */

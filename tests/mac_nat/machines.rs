@@ -214,6 +214,13 @@ impl Native {
         self.ask(&format!("settings {}", hex(&settings(false, times))));
     }
 
+    /// Knows no uplink any more.
+    pub fn stop(&mut self) {
+        let mut stopped = settings(false, STILL);
+        stopped[..4].fill(0);
+        self.ask(&format!("settings {}", hex(&stopped)));
+    }
+
     /// Leaves the checksum of each frame to the hardware: it ends there. 0: no
     /// more.
     pub fn leave_checksum(&mut self, end: usize) {
