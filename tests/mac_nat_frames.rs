@@ -210,6 +210,61 @@ fn an_address_that_was_not_heard_for_long_is_nobodys() {
 }
 
 #[test]
+fn what_the_host_says_it_has_no_guest_claims() {
+    with_kernel("hosts", |mut kernel| {
+        let mut native = Native::start();
+        let zero = std::net::Ipv4Addr::UNSPECIFIED;
+        let nobody = std::net::Ipv6Addr::UNSPECIFIED;
+        let ask = |sender, target| arp(ALL, W, 1, (W, sender), (NONE, target));
+        let solicit = |from, target: std::net::Ipv6Addr| {
+            let (mac, group) = solicited(target);
+            ip(
+                mac,
+                W,
+                &packets::icmpv6(from, group, 135, [0; 4], &target.octets()),
+            )
+        };
+        let told = [&v6(77).octets()[..], &packets::tells(2, W)].concat();
+        let advertised = packets::icmpv6(v6(77), group(1).1, 136, [0x20, 0, 0, 0], &told);
+        let claim4 = |last| ip(GATEWAY, A, &packets::ipv4(v4(last), v4(1), 6, (0, false), &tcp()));
+        let claim6 = |last| ip(GATEWAY, A, &packets::ipv6(v6(last), v6(1), 6, &tcp()));
+        let cases = [
+            (ask(zero, v4(77)), claim4(77), SHOT),
+            (ask(v4(77), v4(1)), claim4(77), SHOT),
+            (
+                arp(GATEWAY, W, 2, (W, v4(77)), (GATEWAY, v4(1))),
+                claim4(77),
+                SHOT,
+            ),
+            (solicit(nobody, v6(77)), claim6(77), SHOT),
+            (solicit(v6(77), v6(1)), claim6(77), SHOT),
+            (ip(group(1).0, W, &advertised), claim6(77), SHOT),
+            // A guest that has it already defends it.
+            (ask(zero, v4(50)), claim4(50), REDIRECT),
+            (solicit(nobody, v6(50)), claim6(50), REDIRECT),
+            // What the host asks for is not its own.
+            (ask(v4(21), v4(77)), claim4(77), REDIRECT),
+            (solicit(v6(21), v6(77)), claim6(77), REDIRECT),
+            // The host has it all the same.
+            (ask(v4(50), v4(1)), claim4(50), SHOT),
+            (solicit(v6(50), v6(1)), claim6(50), SHOT),
+        ];
+        for (host, guest, verdict) in cases {
+            native.reset(false);
+            kernel.reset(false);
+            let mut show = |program, ingress, frame: &[u8]| {
+                let (outcome, _) = native.run(program, ingress, 0, frame);
+                assert_eq!(kernel.run(program, ingress, 0, frame), Some(outcome.clone()));
+                outcome.verdict
+            };
+            show(Program::UplinkOut, 0, &host);
+            assert_eq!(show(Program::AirOut, PORT_A, &guest), verdict, "{host:02x?}");
+            assert_eq!(native.state(), kernel.state());
+        }
+    });
+}
+
+#[test]
 fn without_an_uplink_nothing_is_done() {
     let mut native = Native::start();
     native.reset(false);

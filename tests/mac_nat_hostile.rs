@@ -193,3 +193,36 @@ fn checksums_overwrite_no_headers() {
     ear.wait().unwrap();
     air.assert_one_mac();
 }
+
+/// Before vmbr hears of it, and whoever claims it meanwhile.
+#[test]
+fn a_new_address_of_the_hosts_is_the_hosts() {
+    let air = Air::new("new", Way::Tcx);
+    reaches(&air.a, "192.0.2.1");
+    let to = Ipv4Addr::new(192, 0, 2, 1);
+    let packet = ipv4(Ipv4Addr::new(192, 0, 2, 77), to, 17, (0, false), &udp(9, 9));
+    let [from, to] = ["2001:db8::77", "2001:db8::1"].map(|text| text.parse().unwrap());
+    let claims = [
+        frame(mac(GATEWAY), mac(B), IPV4, &packet),
+        frame(
+            mac(GATEWAY),
+            mac(B),
+            IPV6,
+            &packets::ipv6(from, to, 17, &udp(9, 9)),
+        ),
+    ];
+    Sender::on(&air.b, "eth0").repeat(&claims, || {
+        let claimed = || air.guest("192.0.2.77").is_some() && air.guest("2001:db8::77").is_some();
+        assert!(wait_until(Duration::from_secs(5), claimed));
+        sh(
+            &air.host,
+            "ip addr add 192.0.2.77/24 dev uplink; ip addr add 2001:db8::77/64 dev uplink",
+        );
+        reaches(&air.station, "192.0.2.77");
+        reaches(&air.station, "2001:db8::77");
+        assert_eq!(air.guest("192.0.2.77"), None);
+        assert_eq!(air.guest("2001:db8::77"), None);
+        assert!(wait_until(Duration::from_secs(5), || air.counted("protected") > 20));
+    });
+    air.assert_one_mac();
+}

@@ -20,6 +20,8 @@ pub type Key = [u8; 16];
 pub const PROTECTED: u32 = 1;
 /// Of one of the uplink's prefixes.
 pub const BROADCAST: u32 = 2;
+/// The host was heard to have it, or to ask for it.
+pub const HOSTS: u32 = 3;
 
 /// Where in `struct settings` the programs' own object is named: the last.
 const BUILD: usize = SETTINGS - 8;

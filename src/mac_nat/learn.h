@@ -162,4 +162,19 @@ static __always_inline struct guest *whose(const struct address *address)
 	return 0;
 }
 
+/*
+ * The host says that an address is its own, or, with `asks`, asks whether it
+ * may be: guests hear that, too, and none may claim it now, before vmbr is told
+ * of a new address. One that a guest has already is that guest's to defend.
+ */
+static __noinline void host_has(const struct address *address, int asks)
+{
+	__u32 kind = HOSTS;
+
+	if (!is_usable(address) || (asks && (whose(address) || bpf_map_lookup_elem(&pins, address))))
+		return;
+	bpf_map_update_elem(&protected, address, &kind, BPF_NOEXIST);
+	bpf_map_delete_elem(&guests, address);
+}
+
 #endif

@@ -140,11 +140,16 @@ static __noinline int arp_to_guests(struct __sk_buff *skb, mac_t to, mac_t from)
 		address = ipv4_address(arp_sender(&arp));
 		note_gateway(&address, from);
 	}
+	target = arp_target(&arp);
+	/* What is forwarded has come in by a device. */
+	if (from == own && !skb->ingress_ifindex) {
+		address = ipv4_address(arp_sender(&arp) ? arp_sender(&arp) : target);
+		host_has(&address, !arp_sender(&arp));
+	}
 	if (to & 1) {
 		flood(skb);
 		return NEXT;
 	}
-	target = arp_target(&arp);
 	address = ipv4_address(target);
 	guest = whose(&address);
 	if (guest && (from != own || to == guest->mac)) {
@@ -162,6 +167,25 @@ static __noinline int arp_to_guests(struct __sk_buff *skb, mac_t to, mac_t from)
 	if (bpf_map_lookup_elem(&protected, &address))
 		return NEXT;
 	return flood_as(skb, from == own ? to : 0xffffffffffff);
+}
+
+/* What the host says or asks of its own addresses (RFC 4861, 4862). */
+static __noinline void note_host(struct __sk_buff *skb)
+{
+	__u8 addresses[16 + 16] __attribute__((aligned(8)));
+	__u8 message[24] __attribute__((aligned(8)));
+	struct address address;
+
+	if (bpf_skb_load_bytes(skb, IPV6_SOURCE, addresses, sizeof(addresses)) ||
+	    bpf_skb_load_bytes(skb, IPV6_PAYLOAD, message, sizeof(message)))
+		return;
+	if (message[0] == NEIGHBOUR_SOLICITATION && get64(addresses) | get64(addresses + 8))
+		address = ipv6_address(addresses);
+	else if (message[0] == NEIGHBOUR_SOLICITATION || message[0] == NEIGHBOUR_ADVERTISEMENT)
+		address = ipv6_address(message + 8);
+	else
+		return;
+	host_has(&address, message[0] == NEIGHBOUR_SOLICITATION && !(get64(addresses) | get64(addresses + 8)));
 }
 
 /* A server's answer to a guest whose MAC was replaced in its question. */
@@ -292,6 +316,8 @@ static __always_inline int uplink_out(struct __sk_buff *skb)
 	}
 	if (type == TYPE_ARP)
 		return arp_to_guests(skb, mac_at(p), settings.mac);
+	if (type == TYPE_IPV6 && p[IPV6_NEXT] == ICMPV6 && !skb->ingress_ifindex)
+		note_host(skb);
 	if (is_group(p)) {
 		flood(skb);
 		return NEXT;

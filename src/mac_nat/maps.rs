@@ -109,13 +109,15 @@ impl Maps {
         let changed =
             make_it(&mut self.protected, &protected, "protected")? | make_it(&mut self.pins, &pins, "pins")?;
         let own = layout::mac_of(&self.settings()?);
-        // Afterwards: nobody can learn it again in between.
-        let learned: Vec<(Key, [u8; GUEST])> = self.entries()?;
-        for (key, bytes) in learned {
-            let mac = layout::mac_bytes(layout::learned(&bytes).mac);
-            let of_others = protected.contains_key(&key) || pins.get(&key).is_some_and(|pin| *pin != mac);
-            if of_others || mac == own {
-                gone(self.guests.remove(&key), "guests")?;
+        // Afterwards nobody can learn it again; but a program that had looked
+        // before may write only now.
+        for _ in 0..2 {
+            for (key, bytes) in self.entries()? {
+                let mac = layout::mac_bytes(layout::learned(&bytes).mac);
+                let of_others = protected.contains_key(&key) || pins.get(&key).is_some_and(|pin| *pin != mac);
+                if of_others || mac == own {
+                    gone(self.guests.remove(&key), "guests")?;
+                }
             }
         }
         Ok(changed)
@@ -128,7 +130,9 @@ impl Maps {
         broadcasts: &BTreeSet<IpAddr>,
     ) -> Result<bool, MacNatError> {
         let (protected, pins) = contents(addresses, broadcasts);
-        let now: BTreeMap<Key, u32> = read(&self.protected, "protected")?.into_iter().collect();
+        let mut now: BTreeMap<Key, u32> = read(&self.protected, "protected")?.into_iter().collect();
+        // What the programs have put there themselves is not wrong.
+        now.retain(|key, kind| *kind != layout::HOSTS || protected.contains_key(key));
         let pinned: BTreeMap<Key, [u8; 8]> = read(&self.pins, "pins")?.into_iter().collect();
         Ok(now == protected && pinned == pins)
     }

@@ -80,6 +80,7 @@ _Static_assert(sizeof(struct port) == 1096, "port");
 
 #define PROTECTED 1
 #define BROADCAST 2 /* of the uplink's own prefixes */
+#define HOSTS 3	    /* the host has just said that it has it, or asked */
 
 MAP(guests, BPF_MAP_TYPE_LRU_HASH, 0, struct address, struct guest, 16384);
 MAP(protected, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, struct address, __u32, 4096);
