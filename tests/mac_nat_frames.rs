@@ -265,6 +265,29 @@ fn what_the_host_says_it_has_no_guest_claims() {
 }
 
 #[test]
+fn what_is_behind_another_device_is_no_guests() {
+    with_kernel("behind", |mut kernel| {
+        let mut native = Native::start();
+        native.reset(false);
+        kernel.reset(false);
+        let claim = |from| ip(GATEWAY, A, &packets::ipv4(from, v4(1), 6, (0, false), &tcp()));
+        for (address, learned) in [(elsewhere(9), false), (beyond(9), true), (v4(99), true)] {
+            let (outcome, _) = native.run(Program::AirOut, PORT_A, 0, &claim(address));
+            let real = kernel.run(Program::AirOut, PORT_A, 0, &claim(address));
+            assert_eq!(real, Some(outcome.clone()));
+            assert_eq!(outcome.verdict, REDIRECT);
+            let state = native.state();
+            assert_eq!(
+                state.guests.contains_key(&key(address.into())),
+                learned,
+                "{address}"
+            );
+            assert_eq!(kernel.state(), state);
+        }
+    });
+}
+
+#[test]
 fn without_an_uplink_nothing_is_done() {
     let mut native = Native::start();
     native.reset(false);

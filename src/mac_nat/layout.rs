@@ -16,6 +16,11 @@ pub const PORT: usize = 1096;
 /// `struct address`
 pub type Key = [u8; 16];
 
+/// Of a prefix: on the uplink's link.
+pub const ON_LINK: u32 = 1;
+/// Behind another device of the host.
+pub const ELSEWHERE: u32 = 2;
+
 /// Of no guest.
 pub const PROTECTED: u32 = 1;
 /// Of one of the uplink's prefixes.

@@ -66,6 +66,15 @@ static __always_inline int is_usable(const struct address *address)
 	return address->word[0] && (be32(address->word[0]) >> 24) != 0xff;
 }
 
+/* Where the host's routes have an address; 0 where beyond a gateway. */
+static __always_inline __u32 where_is(const struct address *address)
+{
+	struct prefix whole = { .length = 128, .address = *address };
+	__u32 *where = bpf_map_lookup_elem(&prefixes, &whole);
+
+	return where ? *where : 0;
+}
+
 /*
  * A guest says that an address is its own, or, with `asks`, whether it may
  * be. Last writer wins, once a second: a failover takes effect at once, and
@@ -95,6 +104,9 @@ static __noinline int learn(const struct address *address, mac_t mac, __u32 port
 			bpf_map_delete_elem(&guests, address);
 		return drop(SOURCE);
 	}
+	/* What the host has behind another device does not come to a guest. */
+	if (where_is(address) == ELSEWHERE)
+		return 0;
 	if (!guest) {
 		struct guest new = {
 			.mac = mac,

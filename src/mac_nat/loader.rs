@@ -13,6 +13,7 @@ use nix::time::{ClockId, clock_getres, clock_gettime};
 use super::hooks::{Place, Standing, Way, places};
 use super::layout;
 use super::maps::{Maps, chain};
+use super::routes::prefixes;
 use super::{Addresses, Attached, Guest, MacNatError, Settings};
 
 /// The programs, compiled (build.rs).
@@ -52,6 +53,7 @@ pub fn attach_by(way: Option<Way>, settings: &Settings, addresses: &Addresses) -
         new.inherit(old)?;
     }
     new.set_settings(layout::settings(settings, hz()?, layout::build(OBJECT)))?;
+    new.set_prefixes(&prefixes(settings.uplink)?)?;
     new.set_addresses(addresses, &broadcasts(settings.uplink)?)?;
     let places = places(settings.uplink, settings.air);
     let none_stood = standing.iter().all(Vec::is_empty);
@@ -171,6 +173,7 @@ pub fn sync(settings: &Settings, addresses: &Addresses) -> Result<bool, MacNatEr
     if changed {
         maps.set_settings(wanted)?;
     }
+    let changed = maps.set_prefixes(&prefixes(settings.uplink)?)? | changed;
     Ok(maps.set_addresses(addresses, &broadcasts(settings.uplink)?)? | changed)
 }
 
@@ -184,7 +187,9 @@ pub fn stale(settings: &Settings, addresses: &Addresses) -> Result<bool, MacNatE
     let maps = maps_of(&standing)?.ok_or_else(|| absent(settings.uplink))?;
     let now = maps.settings()?;
     let wanted = layout::settings(settings, hz()?, layout::build_of(&now));
-    Ok(now != wanted || !maps.have_addresses(addresses, &broadcasts(settings.uplink)?)?)
+    Ok(now != wanted
+        || !maps.have_prefixes(&prefixes(settings.uplink)?)?
+        || !maps.have_addresses(addresses, &broadcasts(settings.uplink)?)?)
 }
 
 /// Takes the programs off their devices, first the one that hears guests.

@@ -324,10 +324,11 @@ static __always_inline int uplink_out(struct __sk_buff *skb)
 	}
 	/*
 	 * By both: an address alone any guest can say it has, and what the host
-	 * sends to it by its gateway is not for that guest.
+	 * sends to it by its gateway is not for that guest, even if it has the
+	 * gateway's MAC.
 	 */
 	guest = whose(&address);
-	if (guest && guest->mac == mac_at(p))
+	if (guest && guest->mac == mac_at(p) && where_is(&address) == ON_LINK)
 		return deliver_by_helper(skb, guest, mac_at(p + ETH_SOURCE));
 	/* Is a guest still there that was not heard for long? */
 	if (type == TYPE_IPV6 && p[IPV6_NEXT] == ICMPV6 &&
@@ -354,7 +355,10 @@ static __always_inline int inward(struct __sk_buff *skb, const struct address *t
 	struct guest *guest = whose(to);
 	__u8 *p = start_of(skb);
 
-	if (likely(!guest || guest->mac == from || guest->mac == settings.mac || p + ETH_HLEN > end_of(skb)))
+	if (likely(!guest || guest->mac == from || guest->mac == settings.mac))
+		return to_host(skb);
+	/* Who sends beyond the link means the host, as a router. */
+	if (where_is(to) != ON_LINK || p + ETH_HLEN > end_of(skb))
 		return to_host(skb);
 	put_mac(p, guest->mac);
 	skb->mark = RETURNED;

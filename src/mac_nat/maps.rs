@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use macaddr::MacAddr6;
 
 use super::layout::{self, GUEST, Key, Learned, PORT, REASONS, SETTINGS};
+use super::routes::Prefixes;
 use super::{Addresses, MacNatError};
 
 /// Global data is a map that is named like its section.
@@ -18,6 +20,7 @@ pub(super) struct Maps {
     guests: HashMap<MapData, Key, [u8; GUEST]>,
     protected: HashMap<MapData, Key, u32>,
     pins: HashMap<MapData, Key, [u8; 8]>,
+    prefixes: LpmTrie<MapData, Key, u32>,
     ports: HashMap<MapData, u32, [u8; PORT]>,
     counters: PerCpuArray<MapData, u64>,
 }
@@ -79,6 +82,7 @@ impl Maps {
             guests: map!("guests"),
             protected: map!("protected"),
             pins: map!("pins"),
+            prefixes: map!("prefixes"),
             ports: map!("ports"),
             counters: map!("counters"),
         })
@@ -106,8 +110,9 @@ impl Maps {
         broadcasts: &BTreeSet<IpAddr>,
     ) -> Result<bool, MacNatError> {
         let (protected, pins) = contents(addresses, broadcasts);
-        let changed =
-            make_it(&mut self.protected, &protected, "protected")? | make_it(&mut self.pins, &pins, "pins")?;
+        let changed = !self.have_addresses(addresses, broadcasts)?;
+        make_it(&mut self.protected, &protected, "protected")?;
+        make_it(&mut self.pins, &pins, "pins")?;
         let own = layout::mac_of(&self.settings()?);
         // Afterwards nobody can learn it again; but a program that had looked
         // before may write only now.
@@ -135,6 +140,37 @@ impl Maps {
         now.retain(|key, kind| *kind != layout::HOSTS || protected.contains_key(key));
         let pinned: BTreeMap<Key, [u8; 8]> = read(&self.pins, "pins")?.into_iter().collect();
         Ok(now == protected && pinned == pins)
+    }
+
+    /// Tells which prefixes are where. Returns whether anything was not so
+    /// already.
+    pub fn set_prefixes(&mut self, wanted: &Prefixes) -> Result<bool, MacNatError> {
+        let now = self.prefixes()?;
+        let trie = |(length, address): &(u32, Key)| TrieKey::new(*length, *address);
+        for (prefix, place) in wanted
+            .iter()
+            .filter(|(prefix, place)| now.get(*prefix) != Some(*place))
+        {
+            self.prefixes
+                .insert(&trie(prefix), place, 0)
+                .map_err(|error| failure("writing", "prefixes", &error))?;
+        }
+        for prefix in now.keys().filter(|prefix| !wanted.contains_key(*prefix)) {
+            gone(self.prefixes.remove(&trie(prefix)), "prefixes")?;
+        }
+        Ok(now != *wanted)
+    }
+
+    /// Whether the prefixes are these.
+    pub fn have_prefixes(&self, wanted: &Prefixes) -> Result<bool, MacNatError> {
+        Ok(self.prefixes()? == *wanted)
+    }
+
+    fn prefixes(&self) -> Result<Prefixes, MacNatError> {
+        let entries = self.prefixes.iter();
+        let read = entries.map(|entry| entry.map(|(key, place)| ((key.prefix_len(), key.data()), place)));
+        read.collect::<Result<_, _>>()
+            .map_err(|error| failure("reading", "prefixes", &error))
     }
 
     /// Whose addresses are.
@@ -212,26 +248,21 @@ fn open(ids: &BTreeSet<u32>) -> Result<BTreeMap<String, Map>, MacNatError> {
     Ok(found)
 }
 
-/// Gives a map this content, and says whether it had another one.
+/// Gives a map this content.
 fn make_it<V: aya::Pod + PartialEq>(
     map: &mut HashMap<MapData, Key, V>,
     wanted: &BTreeMap<Key, V>,
     name: &str,
-) -> Result<bool, MacNatError> {
+) -> Result<(), MacNatError> {
     let now: BTreeMap<Key, V> = read(map, name)?.into_iter().collect();
-    let mut changed = false;
-    for (key, value) in wanted {
-        if now.get(key) != Some(value) {
-            map.insert(key, value, 0)
-                .map_err(|error| failure("writing", name, &error))?;
-            changed = true;
-        }
+    for (key, value) in wanted.iter().filter(|(key, value)| now.get(*key) != Some(*value)) {
+        map.insert(key, value, 0)
+            .map_err(|error| failure("writing", name, &error))?;
     }
     for key in now.keys().filter(|key| !wanted.contains_key(*key)) {
         gone(map.remove(key), name)?;
-        changed = true;
     }
-    Ok(changed)
+    Ok(())
 }
 
 /// All that is in a map. What comes and goes meanwhile may be left out.

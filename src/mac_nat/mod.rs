@@ -55,8 +55,9 @@
 //!   ([`Addresses::protected`]), or one that is another MAC's by the ACL
 //!   ([`Addresses::pins`]): such a frame is dropped and counted.
 //! - Get what the host sends to others: that goes to a guest by its address and
-//!   its MAC together, and a gateway's MAC is nobody's. An address alone any
-//!   guest can say it has.
+//!   its MAC together, on the uplink's link only, and a gateway's MAC is
+//!   nobody's. An address alone any guest can say it has, but none that the host
+//!   has behind another device.
 //! - Push out what was learned of others: each port has 64 addresses, and a
 //!   further one takes the place of the port's own oldest.
 //! - Move an address more than once a second: it is that of whoever spoke as it
@@ -84,6 +85,8 @@ mod loader;
 mod loader;
 #[cfg(feature = "mac-nat")]
 mod maps;
+#[cfg(feature = "mac-nat")]
+mod routes;
 
 #[cfg(feature = "mac-nat")]
 #[doc(hidden)]

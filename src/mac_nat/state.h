@@ -67,6 +67,11 @@ struct port {
 	struct address ring[RING];
 };
 
+struct prefix {
+	__u32 length;
+	struct address address;
+};
+
 struct transaction {
 	mac_t mac;
 	__u32 port; /* 0: the host's */
@@ -78,6 +83,10 @@ _Static_assert(sizeof(struct settings) == 48, "settings");
 _Static_assert(sizeof(struct guest) == 64, "guest");
 _Static_assert(sizeof(struct port) == 1096, "port");
 
+/* Of a prefix: of the uplink's link, or behind another device of the host. */
+#define ON_LINK 1
+#define ELSEWHERE 2
+
 #define PROTECTED 1
 #define BROADCAST 2 /* of the uplink's own prefixes */
 #define HOSTS 3	    /* the host has just said that it has it, or asked */
@@ -85,6 +94,7 @@ _Static_assert(sizeof(struct port) == 1096, "port");
 MAP(guests, BPF_MAP_TYPE_LRU_HASH, 0, struct address, struct guest, 16384);
 MAP(protected, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, struct address, __u32, 4096);
 MAP(pins, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, struct address, mac_t, 16384);
+MAP(prefixes, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct prefix, __u32, 8192);
 MAP(ports, BPF_MAP_TYPE_LRU_HASH, 0, __u32, struct port, 1024);
 MAP(xids, BPF_MAP_TYPE_LRU_HASH, 0, __u32, struct transaction, 16384);
 

@@ -254,6 +254,11 @@ fn ipv4_out() -> Vec<Case> {
             Fate::Host,
         ),
         out(
+            "TCP to the host to route it beyond",
+            ip(W, A, &ipv4(v4(50), beyond(7), 6, (0, false), &tcp())),
+            Fate::Host,
+        ),
+        out(
             "TCP by the uplink's MAC to an address that was learned of it",
             ip(W, A, &ipv4(v4(50), v4(52), 6, (0, false), &tcp())),
             Fate::Host,

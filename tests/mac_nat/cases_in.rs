@@ -316,6 +316,11 @@ fn from_host() -> Vec<Case> {
             Fate::Bridge(v4_to(B, 51)),
         ),
         host("to a guest, IPv6", v6_to(A, 50), Fate::Port(PORT_A, v6_to(A, 50))),
+        host(
+            "to a guest that has the gateway's MAC, beyond",
+            ip(B, W, &ipv4(v4(21), beyond(7), 6, (0, false), &tcp())),
+            Fate::Passes,
+        ),
         host("to the gateway", v4_to(GATEWAY, 1), Fate::Passes),
         host("to the gateway, IPv6", v6_to(GATEWAY, 1), Fate::Passes),
         host(

@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 
 use aya::Ebpf;
+use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::util::nr_cpus;
@@ -88,6 +89,7 @@ struct Known {
     guests: Vec<([u8; 16], [u8; 64])>,
     protected: Vec<([u8; 16], u32)>,
     pins: Vec<([u8; 16], [u8; 8])>,
+    prefixes: Vec<(u32, [u8; 16], u32)>,
     xids: Vec<(u32, [u8; 16])>,
 }
 
@@ -106,6 +108,7 @@ fn known() -> Known {
             (key(v4(51).into()), guest(B, PORT_B)),
             (key(v6(51).into()), guest(B, PORT_B)),
             (key(v4(52).into()), guest(W, PORT_B)),
+            (key(beyond(7).into()), guest(B, PORT_B)),
         ],
         protected: vec![
             (key(v4(1).into()), 1),
@@ -115,6 +118,12 @@ fn known() -> Known {
             (key(v4(255).into()), 2),
         ],
         pins: vec![(key(v4(60).into()), mac(P)), (key(v6(60).into()), mac(P))],
+        prefixes: vec![
+            (96 + 24, key(v4(0).into()), 1),
+            (64, key(v6(0).into()), 1),
+            (64, key(local(0).into()), 1),
+            (96 + 24, key(elsewhere(0).into()), 2),
+        ],
         xids: vec![
             (0x7777_7777, transaction(B, PORT_B)),
             (0x2121_2121, transaction(W, 0)),
@@ -203,6 +212,10 @@ impl Native {
         }
         for (key, value) in known.pins {
             self.put("pins", &key, &value);
+        }
+        for (length, address, value) in known.prefixes {
+            let key = [&length.to_ne_bytes()[..], &address].concat();
+            self.put("prefixes", &key, &value.to_ne_bytes());
         }
         for (xid, value) in known.xids {
             self.put("xids", &xid.to_be_bytes(), &value);
@@ -369,6 +382,10 @@ impl Kernel {
         self.fill::<[u8; 16], [u8; 64]>("guests", known.guests);
         self.fill::<[u8; 16], u32>("protected", known.protected);
         self.fill::<[u8; 16], [u8; 8]>("pins", known.pins);
+        let mut all: LpmTrie<_, [u8; 16], u32> = self.0.map_mut("prefixes").unwrap().try_into().unwrap();
+        for (length, address, value) in known.prefixes {
+            all.insert(&TrieKey::new(length, address), value, 0).unwrap();
+        }
         self.fill::<u32, [u8; 1096]>("ports", Vec::new());
         let xids = known.xids.into_iter().map(|(xid, value)| (xid.to_be(), value));
         self.fill::<u32, [u8; 16]>("xids", xids.collect());

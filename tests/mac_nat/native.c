@@ -54,6 +54,23 @@ static struct native_entry *find(struct native_map *map, const void *key)
 	return 0;
 }
 
+/* Of whole bytes. */
+static struct native_entry *longest(struct native_map *map, const void *key)
+{
+	struct native_entry *found = 0;
+	__u32 most = 0;
+
+	for (struct native_entry *e = map->first; e; e = e->next) {
+		__u32 length = get32(e->key);
+
+		if (length >= most && !memcmp(e->key + 4, (const char *)key + 4, length / 8)) {
+			found = e;
+			most = length;
+		}
+	}
+	return found;
+}
+
 static void *copy(const void *from, size_t length)
 {
 	void *to = malloc(length);
@@ -64,7 +81,7 @@ static void *copy(const void *from, size_t length)
 void *bpf_map_lookup_elem(void *of, const void *key)
 {
 	struct native_map *map = of;
-	struct native_entry *entry = find(map, key);
+	struct native_entry *entry = map->kind == BPF_MAP_TYPE_LPM_TRIE ? longest(map, key) : find(map, key);
 
 	if (!entry && map->kind == BPF_MAP_TYPE_PERCPU_ARRAY) {
 		void *zero = calloc(1, map->value_size);
@@ -213,7 +230,7 @@ __u64 bpf_ktime_get_boot_ns(void) { return tick * 4000000; }
 
 static struct native_map *map_named(const char *name)
 {
-	struct native_map *all[] = { &guests, &protected, &pins, &ports, &xids, &counters };
+	struct native_map *all[] = { &guests, &protected, &pins, &prefixes, &ports, &xids, &counters };
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
 		if (!strcmp(all[i]->name, name))
@@ -332,7 +349,7 @@ int main(void)
 			} else if (!strcmp(verb, "put")) {
 				put(map_named(word()));
 			} else if (!strcmp(verb, "clear")) {
-				const char *all[] = { "guests", "protected", "pins", "ports", "xids", "counters" };
+				const char *all[] = { "guests", "protected", "pins", "prefixes", "ports", "xids", "counters" };
 
 				for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
 					for (struct native_map *of = map_named(all[i]); of->first;)
