@@ -288,6 +288,44 @@ fn what_is_behind_another_device_is_no_guests() {
 }
 
 #[test]
+fn a_transaction_is_free_again_after_a_while() {
+    let mut native = Native::start();
+    native.reset(true);
+    let dhcp = Dhcp {
+        operation: 1,
+        xid: 0x7777_7777,
+        broadcast: true,
+        chaddr: A,
+        summed: true,
+    };
+    let packet = dhcp.packet(std::net::Ipv4Addr::UNSPECIFIED, std::net::Ipv4Addr::BROADCAST, 0);
+    let asked = ip(ALL, A, &packet);
+    let show = |native: &mut Native| native.run(Program::AirOut, PORT_A, 0, &asked).0.verdict;
+    assert_eq!(show(&mut native), SHOT);
+    native.let_time_pass_with((1000, 500_000), true);
+    assert_eq!(show(&mut native), REDIRECT);
+    // And now it is this guest's.
+    let again = ip(ALL, B, &packet);
+    assert_eq!(native.run(Program::AirOut, PORT_B, 0, &again).0.verdict, SHOT);
+}
+
+#[test]
+fn an_address_that_comes_again_takes_no_new_place() {
+    let mut native = Native::start();
+    native.reset(false);
+    let claim = |last| ip(GATEWAY, A, &packets::ipv4(v4(last), v4(1), 6, (0, false), &tcp()));
+    let ask = arp(ALL, W, 1, (W, v4(100)), (NONE, v4(1)));
+    native.run(Program::AirOut, PORT_A, 0, &claim(99));
+    for _ in 0..100 {
+        native.run(Program::AirOut, PORT_A, 0, &claim(100));
+        // The host takes it, and gives it back.
+        native.run(Program::UplinkOut, 0, 0, &ask);
+        native.reset_protected(v4(100));
+    }
+    assert!(native.state().guests.contains_key(&key(v4(99).into())));
+}
+
+#[test]
 fn without_an_uplink_nothing_is_done() {
     let mut native = Native::start();
     native.reset(false);

@@ -19,6 +19,7 @@
 #define ARP_REPLY 2
 
 #define UDP_CHECKSUM 6
+#define TRANSACTION_SECONDS 70
 #define DHCP_SERVER 67
 #define DHCP_CLIENT 68
 #define DHCP_XID 4	/* in the message */
@@ -95,13 +96,19 @@ static __always_inline int edit_udp(struct __sk_buff *skb, __u32 udp, __u32 at, 
 static __noinline int take_xid(__u32 xid, mac_t mac, __u32 index)
 {
 	struct transaction *known = bpf_map_lookup_elem(&xids, &xid);
-	struct transaction new = { .mac = mac, .port = index };
+	__u32 now = (__u32)bpf_jiffies64();
+	struct transaction new = { .mac = mac, .port = index, .tick = now };
 	struct transaction *oldest;
 	struct port *port;
 	__u32 *place;
 
-	if (known)
-		return known->mac != mac || known->port != index;
+	if (known && known->mac == mac && known->port == index) {
+		known->tick = now;
+		return 0;
+	}
+	/* RFC 2131, 4.1: a client asks again after 64 seconds at most. */
+	if (known && now - known->tick < TRANSACTION_SECONDS * settings.second)
+		return 1;
 	port = port_of(index);
 	if (!port)
 		return 1;
@@ -110,7 +117,7 @@ static __noinline int take_xid(__u32 xid, mac_t mac, __u32 index)
 	if (oldest && oldest->port == index)
 		bpf_map_delete_elem(&xids, place);
 	*place = xid;
-	return bpf_map_update_elem(&xids, &xid, &new, BPF_NOEXIST) != 0;
+	return bpf_map_update_elem(&xids, &xid, &new, known ? BPF_ANY : BPF_NOEXIST) != 0;
 }
 
 /*

@@ -32,6 +32,12 @@ static __always_inline __u32 next_of(__u32 *counter)
 #endif
 }
 
+static __always_inline int is_same(const struct address *a, const struct address *b)
+{
+	return a->word[3] == b->word[3] && a->word[2] == b->word[2] && a->word[1] == b->word[1] &&
+	       a->word[0] == b->word[0];
+}
+
 /*
  * Gives an address a place among those of its port. The port's own oldest one
  * makes room: whatever a guest invents, it pushes out nobody else's.
@@ -44,6 +50,10 @@ static __always_inline void take_place(const struct address *address, __u32 inde
 
 	if (!port)
 		return;
+	/* It may have been forgotten and come again. */
+	for (int i = 0; i < RING; i++)
+		if (is_same(&port->ring[i], address))
+			return;
 	place = &port->ring[next_of(&port->next) % RING];
 	oldest = bpf_map_lookup_elem(&guests, place);
 	/* One that has moved to another port has a place there. */

@@ -214,7 +214,7 @@ static __always_inline int uplink_in(struct __sk_buff *skb)
 {
 	struct address address;
 	struct guest *guest;
-	__u8 *p, *end;
+	__u8 *p, *end, kind;
 	__u16 type;
 	mac_t own = settings.mac, to, group;
 
@@ -263,8 +263,14 @@ static __always_inline int uplink_in(struct __sk_buff *skb)
 		return deliver(skb, guest);
 	/* To a group by our own MAC: an access point that makes unicast of it. */
 	if (type == TYPE_IPV6) {
-		if ((address.word[0] & 0xff) != 0xff)
-			return NEXT;
+		if ((address.word[0] & 0xff) != 0xff) {
+			/* Is a guest there that was not heard for long? */
+			if (p[IPV6_NEXT] != ICMPV6 || bpf_skb_load_bytes(skb, IPV6_PAYLOAD, &kind, 1) ||
+			    kind != NEIGHBOUR_SOLICITATION || bpf_map_lookup_elem(&protected, &address))
+				return NEXT;
+			/* As RFC 4861 has it asked of all. */
+			address.word[3] |= be32(0xff000000);
+		}
 		group = 0x3333 | (mac_t)address.word[3] << 16;
 	} else {
 		if (settings.dhcp_chaddr && dhcp_to_guest(skb))
@@ -330,6 +336,9 @@ static __always_inline int uplink_out(struct __sk_buff *skb)
 	guest = whose(&address);
 	if (guest && guest->mac == mac_at(p) && where_is(&address) == ON_LINK)
 		return deliver_by_helper(skb, guest, mac_at(p + ETH_SOURCE));
+	/* A DHCP server's offer to who has no address yet. */
+	if (type == TYPE_IPV4 && p[IPV4_PROTOCOL] == UDP && find_udp(skb, DHCP_CLIENT))
+		flood(skb);
 	/* Is a guest still there that was not heard for long? */
 	if (type == TYPE_IPV6 && p[IPV6_NEXT] == ICMPV6 &&
 	    !bpf_skb_load_bytes(skb, IPV6_PAYLOAD, &kind, 1) && kind == NEIGHBOUR_SOLICITATION)

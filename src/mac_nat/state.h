@@ -75,7 +75,7 @@ struct prefix {
 struct transaction {
 	mac_t mac;
 	__u32 port; /* 0: the host's */
-	__u32 unused;
+	__u32 tick; /* jiffies: its last question */
 };
 
 /* src/mac_nat/layout.rs counts on these. */

@@ -56,6 +56,10 @@ fn arp_in() -> Vec<Case> {
 fn data_in() -> Vec<Case> {
     let v4_to = |to: Mac, from: Mac, last| ip(to, from, &ipv4(v4(1), v4(last), 6, (0, false), &tcp()));
     let v6_to = |to: Mac, from: Mac, last| ip(to, from, &ipv6(v6(1), v6(last), 6, &tcp()));
+    let asks = |to: Mac, last| {
+        let told = [&v6(last).octets()[..], &tells(1, STATION)].concat();
+        ip(to, STATION, &icmpv6(v6(9), v6(last), 135, [0; 4], &told))
+    };
     let echo = |to: Mac| ip(to, W, &ipv4(v4(50), v4(255), 17, (0, false), &udp(137, 137)));
     vec![
         incoming(
@@ -116,6 +120,12 @@ fn data_in() -> Vec<Case> {
             Fate::Passes,
         )
         .marked(HANDLED),
+        incoming(
+            "neighbour solicitation to an unknown address",
+            asks(W, 99),
+            Fate::Flooded(asks([0x33, 0x33, 0xff, 0, 0, 99], 99)),
+        ),
+        incoming("neighbour solicitation to the host", asks(W, 21), Fate::Passes),
         incoming(
             "neighbour advertisement to a guest",
             ip(
@@ -279,6 +289,14 @@ fn from_host() -> Vec<Case> {
     let ask = |to: Mac, target| arp(to, W, 1, (W, v4(21)), (NONE, target));
     let told = [&v6(99).octets()[..], &tells(1, W)].concat();
     let solicit = ip(B, W, &icmpv6(v6(21), v6(99), 135, [0; 4], &told));
+    let server = Dhcp {
+        operation: 2,
+        xid: 0x0bb0_0bb0,
+        broadcast: false,
+        chaddr: A,
+        summed: true,
+    };
+    let offer = ip(A, W, &server.packet(v4(21), v4(98), 0));
     let (mac, group) = group(0xfb);
     let mdns = ip(mac, W, &ipv6(local(0x21), group, 17, &udp(5353, 5353)));
     vec![
@@ -340,6 +358,11 @@ fn from_host() -> Vec<Case> {
         ),
         host("ARP request", ask(ALL, v4(50)), Fate::Flooded(ask(ALL, v4(50)))),
         host("multicast", mdns.clone(), Fate::Flooded(mdns)),
+        host(
+            "DHCP offer of the host's to a guest",
+            offer.clone(),
+            Fate::Flooded(offer),
+        ),
         host("EAPOL", frame(GATEWAY, W, 0x888e, &[1, 1, 0, 0]), Fate::Passes),
         host(
             "a guest's",

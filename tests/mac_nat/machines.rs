@@ -224,7 +224,17 @@ impl Native {
 
     /// Has a second and an age, in jiffies: what is known was heard at 0.
     pub fn let_time_pass(&mut self, times: (u64, u64)) {
-        self.ask(&format!("settings {}", hex(&settings(false, times))));
+        self.let_time_pass_with(times, false);
+    }
+
+    /// The same with the client's MAC within DHCP replaced, or not.
+    pub fn let_time_pass_with(&mut self, times: (u64, u64), chaddr: bool) {
+        self.ask(&format!("settings {}", hex(&settings(chaddr, times))));
+    }
+
+    /// An address is the host's no more.
+    pub fn reset_protected(&mut self, address: std::net::Ipv4Addr) {
+        self.ask(&format!("remove protected {}", hex(&key(address.into()))));
     }
 
     /// Knows no uplink any more.

@@ -7,6 +7,7 @@
  *   put MAP KEY VALUE       an entry, in hex
  *   run PROGRAM INGRESS MARK FRAME
  *       VERDICT MARK FRAME [redirect INDEX:FLAGS] [clone INDEX:FLAGS:MARK:FRAME]...
+ *   remove MAP KEY          an entry
  *   left END                the checksum, which ends there, is left to the
  *                           hardware, from now on; 0: it is not
  *   list MAP                KEY=VALUE ...
@@ -344,6 +345,13 @@ int main(void)
 					die("settings of another size");
 				memcpy((void *)&settings, bytes, length);
 				free(bytes);
+			} else if (!strcmp(verb, "remove")) {
+				struct native_map *map = map_named(word());
+				size_t length;
+				unsigned char *key = read_hex(word(), &length);
+
+				bpf_map_delete_elem(map, key);
+				free(key);
 			} else if (!strcmp(verb, "left")) {
 				left = (__u32)number();
 			} else if (!strcmp(verb, "put")) {
