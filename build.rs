@@ -5,7 +5,15 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 const SOURCE: &str = "src/mac_nat/mac_nat.bpf.c";
-const HEADERS: [&str; 5] = ["bpf.h", "state.h", "learn.h", "ipv4.h", "ipv6.h"];
+const HEADERS: [&str; 7] = [
+    "bpf.h",
+    "state.h",
+    "learn.h",
+    "ipv4.h",
+    "ipv6.h",
+    "frame.h",
+    "outward.h",
+];
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");

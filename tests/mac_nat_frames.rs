@@ -326,6 +326,26 @@ fn an_address_that_comes_again_takes_no_new_place() {
 }
 
 #[test]
+fn what_defends_against_a_guests_probe_stays_within_the_host() {
+    with_kernel("probe", |mut kernel| {
+        let mut native = Native::start();
+        native.reset(false);
+        kernel.reset(false);
+        let zero = std::net::Ipv4Addr::UNSPECIFIED;
+        let probe = arp(ALL, A, 1, (A, zero), (NONE, v4(21)));
+        let reply = |to| arp(to, W, 2, (W, v4(21)), (to, zero));
+        native.run(Program::AirOut, PORT_A, 0, &probe);
+        kernel.run(Program::AirOut, PORT_A, 0, &probe);
+        for (to, redirect) in [(A, Some((AIR, INGRESS))), (STATION, None)] {
+            let (outcome, sent) = native.run(Program::UplinkOut, 0, 0, &reply(to));
+            let real = kernel.run(Program::UplinkOut, 0, 0, &reply(to));
+            assert_eq!(real, Some(outcome));
+            assert_eq!(sent.redirect, redirect);
+        }
+    });
+}
+
+#[test]
 fn without_an_uplink_nothing_is_done() {
     let mut native = Native::start();
     native.reset(false);

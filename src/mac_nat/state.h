@@ -33,6 +33,9 @@ volatile struct settings settings SEC(".data.settings");
  */
 volatile mac_t gateways[GATEWAYS] SEC(".data.gateways");
 
+/* MACs of guests that probed for an address, in the same way. */
+volatile mac_t probers[GATEWAYS] SEC(".data.probers");
+
 /* An IPv6 address, or an IPv4 one as ::ffff:192.0.2.1. */
 struct address {
 	__u32 word[4];
@@ -149,6 +152,11 @@ static __always_inline void put_mac(__u8 *p, mac_t mac)
 static __always_inline volatile mac_t *gateway_place(mac_t mac)
 {
 	return &gateways[mac >> 40 & (GATEWAYS - 1)];
+}
+
+static __always_inline volatile mac_t *prober_place(mac_t mac)
+{
+	return &probers[mac >> 40 & (GATEWAYS - 1)];
 }
 
 /* Of a MAC on the stack or in a frame: sent to more than one. */

@@ -387,8 +387,10 @@ impl Kernel {
     pub fn reset(&mut self, chaddr: bool) {
         let known = known();
         self.set(settings(chaddr, STILL));
-        let mut all: Array<_, [u8; 64]> = self.0.map_mut(".data.gateways").unwrap().try_into().unwrap();
-        all.set(0, [0; 64], 0).unwrap();
+        for name in [".data.gateways", ".data.probers"] {
+            let mut all: Array<_, [u8; 64]> = self.0.map_mut(name).unwrap().try_into().unwrap();
+            all.set(0, [0; 64], 0).unwrap();
+        }
         self.fill::<[u8; 16], [u8; 64]>("guests", known.guests);
         self.fill::<[u8; 16], u32>("protected", known.protected);
         self.fill::<[u8; 16], [u8; 8]>("pins", known.pins);

@@ -363,7 +363,7 @@ int main(void)
 					for (struct native_map *of = map_named(all[i]); of->first;)
 						bpf_map_delete_elem(of, of->first->key);
 				for (size_t i = 0; i < GATEWAYS; i++)
-					gateways[i] = 0;
+					gateways[i] = probers[i] = 0;
 			} else {
 				die(verb);
 			}
