@@ -226,3 +226,44 @@ fn a_new_address_of_the_hosts_is_the_hosts() {
     });
     air.assert_one_mac();
 }
+
+/// How many packets of UDP the host has received, and nobody waited for.
+fn unexpected(air: &Air) -> u64 {
+    let text = sh(
+        &air.host,
+        "nstat -asz UdpNoPorts | sed -n 's/^UdpNoPorts *\\([0-9]*\\).*/\\1/p'",
+    );
+    text.trim().parse().unwrap()
+}
+
+#[test]
+fn the_bridge_itself_is_no_way_to_the_host() {
+    for way in [Way::Tcx, Way::Clsact] {
+        let air = Air::new("bridge", way);
+        reaches(&air.a, "192.0.2.21");
+        let bridge = frames::mac_of(&air.host, "br0");
+        // As the gateway, which is dropped elsewhere, and as itself.
+        let [gateway, own, host] = [1, 50, 21].map(|last| Ipv4Addr::new(192, 0, 2, last));
+        let packet = |from, to| ipv4(from, to, 17, (0, false), &udp(9, 9));
+        let [a, all] = [mac(A), BROADCAST];
+        let sender = Sender::on(&air.a, "eth0");
+        let hears = |frames: &[Vec<u8>]| {
+            let before = unexpected(&air);
+            sender.repeat(frames, || {
+                wait_until(Duration::from_secs(1), || unexpected(&air) > before)
+            })
+        };
+        assert!(!hears(&[
+            frame(bridge, a, IPV4, &packet(gateway, host)),
+            frame(bridge, a, IPV4, &packet(own, host)),
+            frame(all, a, IPV4, &packet(gateway, host)),
+        ]));
+        assert!(hears(&[frame(mac(UPLINK), a, IPV4, &packet(own, host))]));
+        // Somebody has taken the program away.
+        sh(&air.host, "tc qdisc del dev br0 clsact || true");
+        let settings = air.settings();
+        air::inside(&air.host, || vmbr::mac_nat::sync(&settings, &air.addresses())).unwrap();
+        assert!(!hears(&[frame(bridge, a, IPV4, &packet(own, host))]));
+        air.assert_one_mac();
+    }
+}

@@ -62,7 +62,12 @@ fn they_go_without_a_trace_and_leave_what_is_others() {
         let [uplink, port] = ["uplink", "air0"].map(|device| air.index(device));
         let stand = || inside(&air.host, || mac_nat::attached(uplink, port)).unwrap();
         let detach = || inside(&air.host, || mac_nat::detach(uplink, port)).unwrap();
-        let trace = || sh(&air.host, "tc qdisc show dev uplink; tc qdisc show dev air0");
+        let trace = || {
+            sh(
+                &air.host,
+                "for device in uplink air0 br0; do tc qdisc show dev $device; done",
+            )
+        };
         let before = trace();
         detach();
         assert!(!stand().any());

@@ -16,6 +16,9 @@ use crate::sys::rtnl::{Filter, Rtnl};
 /// Behind the name of a filter whose qdisc is vmbr's, too.
 const OWN_QDISC: &str = "+clsact";
 
+/// At the bridge.
+pub(super) const BRIDGE_IN: &str = "vmbr_bridge_in";
+
 /// How a device holds a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -49,6 +52,24 @@ pub(super) fn places(uplink: u32, air: u32) -> [Place; 3] {
         place("vmbr_uplink_out", uplink, Hook::Egress),
         place("vmbr_air_out", air, Hook::Egress),
     ]
+}
+
+/// The place of the program that keeps guests from the host by the bridge
+/// itself, where there is a bridge.
+pub(super) fn bridge_place(air: u32) -> Result<Option<Place>, MacNatError> {
+    let asked = Rtnl::open().and_then(|rtnl| rtnl.master(IfIndex(air)));
+    let master = match asked {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => None,
+        done => done.map_err(|error| MacNatError {
+            message: format!("asking for the bridge of {}: {error}", name_of(IfIndex(air))),
+            remedy: remedy(&error),
+        })?,
+    };
+    Ok(master.map(|device| Place {
+        name: BRIDGE_IN,
+        device,
+        hook: Hook::Ingress,
+    }))
 }
 
 /// A program that stands at its place.

@@ -10,7 +10,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_getres, clock_gettime};
 
-use super::hooks::{Place, Standing, Way, places};
+use super::hooks::{BRIDGE_IN, Place, Standing, Way, bridge_place, places};
 use super::layout;
 use super::maps::{Maps, chain};
 use super::routes::prefixes;
@@ -71,7 +71,16 @@ pub fn attach_by(way: Option<Way>, settings: &Settings, addresses: &Addresses) -
         }
         done?;
     }
-    Ok(())
+    close_bridge(&mut object, settings.air, way)
+}
+
+/// Has the bridge give nothing to the host: its MAC is easily guessed, and what
+/// guests send to it, or to all, would reach the host without a look.
+fn close_bridge(object: &mut aya::Ebpf, air: u32, way: Option<Way>) -> Result<(), MacNatError> {
+    match bridge_place(air)? {
+        Some(place) if place.standing()?.is_empty() => put(object, &place, way),
+        _ => Ok(()),
+    }
 }
 
 /// Gives the object to the kernel, where it is checked; nothing is attached.
@@ -90,8 +99,12 @@ pub fn load() -> Result<aya::Ebpf, MacNatError> {
     let mut object = aya::EbpfLoader::new()
         .load(OBJECT)
         .map_err(|error| failure(&error))?;
-    for place in places(0, 0) {
-        program(&mut object, place.name)?
+    for name in places(0, 0)
+        .map(|place| place.name)
+        .into_iter()
+        .chain([BRIDGE_IN])
+    {
+        program(&mut object, name)?
             .load()
             .map_err(|error| failure(&error))?;
     }
@@ -167,9 +180,17 @@ fn maps_of(standing: &[Vec<Standing>; 3]) -> Result<Option<Maps>, MacNatError> {
 pub fn sync(settings: &Settings, addresses: &Addresses) -> Result<bool, MacNatError> {
     let standing = standing(settings.uplink, settings.air)?;
     let mut maps = maps_of(&standing)?.ok_or_else(|| absent(settings.uplink))?;
+    let opened = match bridge_place(settings.air)? {
+        Some(place) => place.standing()?.is_empty(),
+        None => false,
+    };
+    if opened {
+        let way = standing.iter().flatten().next().map(Standing::way);
+        close_bridge(&mut load()?, settings.air, way)?;
+    }
     let before = maps.settings()?;
     let wanted = layout::settings(settings, hz()?, layout::build_of(&before));
-    let changed = before != wanted;
+    let changed = opened || before != wanted;
     if changed {
         maps.set_settings(wanted)?;
     }
@@ -201,6 +222,9 @@ pub fn stale(settings: &Settings, addresses: &Addresses) -> Result<bool, MacNatE
 /// What the kernel answered; those that could be taken off are.
 pub fn detach(uplink: u32, air: u32) -> Result<(), MacNatError> {
     let mut all = stop(uplink, air);
+    if let Some(place) = bridge_place(air)? {
+        all = all.and(place.detach());
+    }
     for place in places(uplink, air).iter().rev() {
         all = all.and(place.detach());
     }

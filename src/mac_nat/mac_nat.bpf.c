@@ -319,4 +319,10 @@ static __always_inline int uplink_out(struct __sk_buff *skb)
 
 SEC("classifier") int vmbr_air_out(struct __sk_buff *skb) { return air_out(skb); }
 SEC("classifier") int vmbr_uplink_in(struct __sk_buff *skb) { return uplink_in(skb); }
+/* Nobody reaches the host by the bridge itself, which has no address. */
+SEC("classifier") int vmbr_bridge_in(struct __sk_buff *skb)
+{
+	(void)skb;
+	return DROP;
+}
 SEC("classifier") int vmbr_uplink_out(struct __sk_buff *skb) { return uplink_out(skb); }

@@ -51,6 +51,8 @@
 //!
 //! # What a guest cannot do
 //!
+//! - Reach the host by the bridge itself, past all of this: a fourth program, at
+//!   the bridge, drops what comes to its MAC or to all.
 //! - Claim an address of the host, of a gateway or of a name server
 //!   ([`Addresses::protected`]), or one that is another MAC's by the ACL
 //!   ([`Addresses::pins`]): such a frame is dropped and counted.

@@ -37,6 +37,7 @@ const RTM_GETNEIGH: u16 = 30;
 const RTM_NEWLINKPROP: u16 = 108;
 const NLA_F_NESTED: u16 = 0x8000;
 const IFLA_PROTINFO: u16 = 12;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_EXT_MASK: u16 = 29;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
@@ -236,6 +237,18 @@ impl Rtnl {
             (kind == RTM_NEWLINK).then(|| holding(body.get(IFINFOMSG..).unwrap_or_default()))
         })?;
         found.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    }
+
+    /// The device that another one is a port of, if it is one.
+    ///
+    /// # Errors
+    /// ENODEV if there is no such device.
+    pub fn master(&self, device: IfIndex) -> io::Result<Option<IfIndex>> {
+        self.ask(&get_link(device), |kind, body| {
+            let attributes = body.get(IFINFOMSG..).unwrap_or_default();
+            let master = || find(attributes, IFLA_MASTER).and_then(|value| u32_at(value, 0));
+            (kind == RTM_NEWLINK).then(|| master().map(IfIndex))
+        })
     }
 
     /// Removes a device, whoever holds it. Needs CAP_NET_ADMIN.
