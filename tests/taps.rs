@@ -375,6 +375,12 @@ fn many_are_made_all_or_none_as_long_as_there_is_room() {
         text.contains("the last of the TAPs cannot be called fourteen-bytes999"),
         "{text}"
     );
+    // None is made that only seems to be guarded.
+    for rule in ["mac", "192.0.2.60"] {
+        let ended = host.vmbr(&["tap", "add", "--count", "2", "g", "--guard", rule]);
+        assert_eq!(ended.code(), 2, "{ended:?}");
+    }
+    assert_eq!(listed(&host), [] as [Value; 0]);
 }
 
 #[test]
@@ -418,8 +424,13 @@ fn down_takes_persistent_taps_for_guests() {
     host.vmbr(&["tap", "add", "t0", "--mac", "52:54:00:12:34:56", "--guard", "mac"])
         .ok();
     assert_eq!(listed(&host)[0]["bridge"], "lan");
+    // Many go as one.
+    host.vmbr(&["tap", "add", "--count", "40", "many"]).ok();
     let text = refused(host.vmbr(&["down"]));
-    assert!(text.contains("guests are on lan: t0"), "{text}");
+    assert!(
+        text.contains("guests are on lan: ") && text.contains(" and 36 more"),
+        "{text}"
+    );
     host.vmbr(&["down", "--force"]).ok();
     assert_eq!(listed(&host), [] as [Value; 0]);
 }
