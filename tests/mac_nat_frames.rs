@@ -180,6 +180,30 @@ fn a_gateways_mac_is_no_guests() {
     });
 }
 
+#[test]
+fn an_address_that_was_not_heard_for_long_is_nobodys() {
+    with_kernel("age", |mut kernel| {
+        let mut native = Native::start();
+        native.reset(false);
+        kernel.reset(false);
+        let times = (1, 500_000);
+        native.let_time_pass(times);
+        kernel.let_time_pass(times);
+        let packet = |from, to| packets::ipv4(v4(from), v4(to), 6, (0, false), &tcp());
+        let incoming = ip(W, GATEWAY, &packet(1, 50));
+        let outgoing = ip(GATEWAY, A, &packet(50, 1));
+        let mut show = |program, frame: &[u8]| {
+            let (outcome, _) = native.run(program, PORT_A, 0, frame);
+            assert_eq!(kernel.run(program, PORT_A, 0, frame), Some(outcome.clone()));
+            outcome.verdict
+        };
+        assert_eq!(show(Program::UplinkIn, &incoming), NEXT);
+        // It speaks again.
+        assert_eq!(show(Program::AirOut, &outgoing), REDIRECT);
+        assert_eq!(show(Program::UplinkIn, &incoming), REDIRECT);
+    });
+}
+
 /// What of a frame to the air tells a MAC that is not the uplink's.
 fn foreign(frame: &[u8]) -> Option<&'static str> {
     if frame[6..12] != W {

@@ -14,7 +14,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use air::{Air, UPLINK, inside, reaches, sh, unreachable};
-use vmbr::mac_nat::{self, Addresses, Way};
+use vmbr::mac_nat::{self, Addresses, Settings, Way};
 
 const BOTH: [Way; 2] = [Way::Tcx, Way::Clsact];
 
@@ -99,6 +99,31 @@ fn they_go_without_a_trace_and_leave_what_is_others() {
             assert_eq!(others(), before);
         }
         assert!(!stand().any());
+    }
+}
+
+#[test]
+fn all_of_them_stand_or_none() {
+    for way in BOTH {
+        let air = Air::bare("none");
+        let settings = Settings {
+            air: 9999,
+            ..air.settings()
+        };
+        let error = air.attach_with(way, &settings, &air.addresses()).unwrap_err();
+        assert!(
+            error.to_string().contains("egress of the device with index 9999"),
+            "{error}"
+        );
+        assert!(error.remedy.is_some());
+        let uplink = air.index("uplink");
+        assert!(
+            !inside(&air.host, || mac_nat::attached(uplink, 9999))
+                .unwrap()
+                .any()
+        );
+        let qdiscs = sh(&air.host, "tc qdisc show dev uplink");
+        assert!(!qdiscs.contains("clsact"), "{qdiscs}");
     }
 }
 

@@ -215,5 +215,7 @@ pub(super) fn name_of(device: IfIndex) -> String {
     nix::net::if_::if_indextoname(device.0)
         .ok()
         .and_then(|name| name.into_string().ok())
+        // That is what it makes of one that is gone.
+        .filter(|name| !name.is_empty())
         .unwrap_or_else(|| format!("the device with index {}", device.0))
 }

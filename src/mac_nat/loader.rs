@@ -37,7 +37,8 @@ pub fn attach(settings: &Settings, addresses: &Addresses) -> Result<(), MacNatEr
 #[doc(hidden)]
 pub fn attach_by(way: Option<Way>, settings: &Settings, addresses: &Addresses) -> Result<(), MacNatError> {
     let standing = standing(settings.uplink, settings.air)?;
-    let maps = maps_of(&standing)?;
+    // From another vmbr's programs, whose maps are others, nothing is taken over.
+    let maps = maps_of(&standing).unwrap_or_default();
     if let Some(maps) = &maps
         && whole(&standing)
         && layout::build_of(&maps.settings()?) == layout::build(OBJECT)
@@ -53,15 +54,17 @@ pub fn attach_by(way: Option<Way>, settings: &Settings, addresses: &Addresses) -
     new.set_settings(layout::settings(settings, hz()?, layout::build(OBJECT)))?;
     new.set_addresses(addresses, &broadcasts(settings.uplink)?)?;
     let places = places(settings.uplink, settings.air);
+    let none_stood = standing.iter().all(Vec::is_empty);
     for (place, standing) in places.iter().zip(&standing) {
-        // One that is held by another way than the new one is not replaced.
-        if way.is_some_and(|way| standing.iter().any(|one| one.way() != way)) {
+        // What is replaced is one that is held by the same way.
+        if standing.len() > 1 || way.is_some_and(|way| standing.iter().any(|one| one.way() != way)) {
             place.detach()?;
         }
         let done = put(&mut object, place, way);
-        if done.is_err() && maps.is_none() {
+        if done.is_err() && none_stood {
+            // Why it did not work is what counts, not what else does not.
             for place in &places {
-                place.detach()?;
+                let _ = place.detach();
             }
         }
         done?;

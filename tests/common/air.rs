@@ -15,7 +15,7 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::process::{Child, Stdio};
@@ -81,6 +81,7 @@ pub struct Air {
     pub a: Namespace,
     /// The second one.
     pub b: Namespace,
+    uplink: u32,
     listener: Option<Child>,
 }
 
@@ -132,6 +133,11 @@ pub fn inside<T: Send>(ns: &Namespace, work: impl FnOnce() -> T + Send) -> T {
         });
         thread.join().unwrap()
     })
+}
+
+fn index(ns: &Namespace, device: &str) -> u32 {
+    let index = ns.link(device).unwrap()["ifindex"].as_u64().unwrap();
+    index.try_into().unwrap()
 }
 
 impl Air {
@@ -189,6 +195,7 @@ impl Air {
             .unwrap();
         assert_eq!(line, "ready\n");
         Self {
+            uplink: index(&host, "uplink"),
             host,
             lan,
             station,
@@ -217,8 +224,7 @@ impl Air {
 
     /// The index of one of the host's devices.
     pub fn index(&self, device: &str) -> u32 {
-        let index = self.host.link(device).unwrap()["ifindex"].as_u64().unwrap();
-        index.try_into().unwrap()
+        index(&self.host, device)
     }
 
     /// Between what MAC-NAT translates.
@@ -259,7 +265,7 @@ impl Air {
 
     /// What it has learned.
     pub fn guests(&self) -> Vec<Guest> {
-        let uplink = self.index("uplink");
+        let uplink = self.uplink;
         inside(&self.host, || mac_nat::guests(uplink)).unwrap()
     }
 
@@ -271,7 +277,7 @@ impl Air {
 
     /// How often something was counted.
     pub fn counted(&self, reason: &str) -> u64 {
-        let uplink = self.index("uplink");
+        let uplink = self.uplink;
         inside(&self.host, || mac_nat::counters(uplink)).unwrap()[reason]
     }
 
@@ -309,18 +315,11 @@ impl Drop for Air {
         }
         // A test that has failed says what was counted.
         if thread::panicking() {
-            let uplink = fs::read_to_string("/dev/null").map(|_| self.host.link("uplink"));
-            if let Ok(Some(link)) = uplink
-                && let Some(index) = link["ifindex"].as_u64()
-            {
-                let said = inside(&self.host, || {
-                    (
-                        mac_nat::counters(index as u32).ok(),
-                        mac_nat::guests(index as u32).ok(),
-                    )
-                });
-                eprintln!("{said:#?}");
-            }
+            let uplink = self.uplink;
+            let said = inside(&self.host, || {
+                (mac_nat::counters(uplink).ok(), mac_nat::guests(uplink).ok())
+            });
+            eprintln!("{said:?}");
         }
     }
 }

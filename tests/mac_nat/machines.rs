@@ -49,16 +49,19 @@ pub struct State {
     pub counters: Vec<u64>,
 }
 
-/// The settings: time stands still, no refusal of a move ever ends.
-fn settings(chaddr: bool) -> [u8; 48] {
+/// Time stands still: no refusal of a move ever ends, and no address is too old.
+const STILL: (u64, u64) = (1 << 40, 1 << 62);
+
+/// The settings, with a second and an age in jiffies.
+fn settings(chaddr: bool, (second, age): (u64, u64)) -> [u8; 48] {
     let mut mac = [0; 8];
     mac[..6].copy_from_slice(&W);
     let all = [
         &UPLINK.to_ne_bytes()[..],
         &AIR.to_ne_bytes(),
         &mac,
-        &(1_u64 << 40).to_ne_bytes(),
-        &(1_u64 << 62).to_ne_bytes(),
+        &second.to_ne_bytes(),
+        &age.to_ne_bytes(),
         &63_u32.to_ne_bytes(),
         &u32::from(chaddr).to_ne_bytes(),
         &7_u64.to_ne_bytes(),
@@ -139,7 +142,10 @@ fn compiled() -> &'static Path {
     static COMPILED: OnceLock<PathBuf> = OnceLock::new();
     COMPILED.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mac-nat-{}", std::process::id()));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let program = directory.join("mac-nat");
+        // Another run may be using it.
+        let made = directory.join(format!("mac-nat-{}", std::process::id()));
         let done = Command::new("cc")
             .args(["-DVMBR_NATIVE", "-g", "-O1", "-Wall", "-Wextra", "-Werror"])
             .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
@@ -148,11 +154,12 @@ fn compiled() -> &'static Path {
             .arg("-I")
             .arg(root.join("src/mac_nat"))
             .arg("-o")
-            .arg(&program)
+            .arg(&made)
             .arg(root.join("tests/mac_nat/native.c"))
             .status()
             .expect("running cc (apt-get install gcc)");
         assert!(done.success(), "cc could not compile tests/mac_nat/native.c");
+        std::fs::rename(&made, &program).unwrap();
         program
     })
 }
@@ -185,7 +192,7 @@ impl Native {
     /// Forgets everything, and knows what is known before each frame.
     pub fn reset(&mut self, chaddr: bool) {
         self.ask("clear");
-        self.ask(&format!("settings {}", hex(&settings(chaddr))));
+        self.ask(&format!("settings {}", hex(&settings(chaddr, STILL))));
         let known = known();
         for (key, value) in known.guests {
             self.put("guests", &key, &value);
@@ -199,6 +206,11 @@ impl Native {
         for (xid, value) in known.xids {
             self.put("xids", &xid.to_be_bytes(), &value);
         }
+    }
+
+    /// Has a second and an age, in jiffies: what is known was heard at 0.
+    pub fn let_time_pass(&mut self, times: (u64, u64)) {
+        self.ask(&format!("settings {}", hex(&settings(false, times))));
     }
 
     fn put(&mut self, map: &str, key: &[u8], value: &[u8]) {
@@ -337,8 +349,7 @@ impl Kernel {
     /// As of [`Native::reset`].
     pub fn reset(&mut self, chaddr: bool) {
         let known = known();
-        let mut all: Array<_, [u8; 48]> = self.0.map_mut(".data.settings").unwrap().try_into().unwrap();
-        all.set(0, settings(chaddr), 0).unwrap();
+        self.set(settings(chaddr, STILL));
         let mut all: Array<_, [u8; 64]> = self.0.map_mut(".data.gateways").unwrap().try_into().unwrap();
         all.set(0, [0; 64], 0).unwrap();
         self.fill::<[u8; 16], [u8; 64]>("guests", known.guests);
@@ -354,6 +365,16 @@ impl Kernel {
                 .set(reason as u32, PerCpuValues::try_from(zero).unwrap(), 0)
                 .unwrap();
         }
+    }
+
+    fn set(&mut self, settings: [u8; 48]) {
+        let mut map: Array<_, [u8; 48]> = self.0.map_mut(".data.settings").unwrap().try_into().unwrap();
+        map.set(0, settings, 0).unwrap();
+    }
+
+    /// As of [`Native::let_time_pass`].
+    pub fn let_time_pass(&mut self, times: (u64, u64)) {
+        self.set(settings(false, times));
     }
 
     fn fill<K: aya::Pod + Ord, V: aya::Pod>(&mut self, name: &str, entries: Vec<(K, V)>) {
