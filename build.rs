@@ -30,8 +30,10 @@ fn main() -> ExitCode {
 fn compile() -> Result<(), String> {
     let object = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo has set no OUT_DIR")?).join("mac_nat.o");
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
-    // The third version of the instructions is that of Linux 5.12. Paths of
-    // the machine that it is built on have no place in it.
+    let atomic = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|machine| machine == "x86_64");
+    // The third version of the instructions is that of Linux 5.1, atomics that
+    // answer aside. Paths of the machine that it is built on have no place in
+    // the object.
     let done = Command::new(&clang)
         .args([
             "-target",
@@ -47,7 +49,8 @@ fn compile() -> Result<(), String> {
             SOURCE,
             "-o",
         ])
-        .arg(object)
+        .arg(&object)
+        .args(atomic.then_some("-DVMBR_ATOMIC"))
         .status();
     match done {
         Ok(status) if status.success() => Ok(()),

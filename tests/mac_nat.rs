@@ -265,6 +265,34 @@ fn nobody_claims_what_is_the_hosts_or_the_gateways() {
 }
 
 #[test]
+fn what_the_host_sends_by_its_gateway_is_no_guests() {
+    let air = Air::new("beyond", Way::Tcx);
+    sh(&air.lan, "ip addr add 198.51.100.9/32 dev lo");
+    reaches(&air.host, "198.51.100.9");
+    let sender = Sender::on(&air.a, "eth0");
+    let packet = ipv4(
+        Ipv4Addr::new(198, 51, 100, 9),
+        Ipv4Addr::new(192, 0, 2, 9),
+        17,
+        (0, false),
+        &[0; 8],
+    );
+    // As itself, and with the gateway's MAC.
+    let frames = [mac(A), mac(GATEWAY)].map(|from| frame(mac(STATION), from, IPV4, &packet));
+    sender.repeat(&frames, || {
+        let learned = wait_until(Duration::from_secs(5), || air.guest("198.51.100.9").is_some());
+        assert!(learned, "nothing was claimed");
+        sh(
+            &air.host,
+            "ping -c 10 -i 0.2 -W 1 198.51.100.9 | grep ' 10 received'",
+        );
+    });
+    assert_eq!(air.guest("198.51.100.9").unwrap().mac, A.parse().unwrap());
+    assert!(air.counted("source-mac") > 10);
+    air.assert_one_mac();
+}
+
+#[test]
 fn a_guest_pushes_out_its_own_addresses_only() {
     let air = Air::new("quota", Way::Tcx);
     reaches(&air.b, "192.0.2.1");

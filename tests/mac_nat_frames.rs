@@ -136,6 +136,50 @@ fn each_frame_becomes_what_it_should() {
     });
 }
 
+#[test]
+fn a_gateways_mac_is_no_guests() {
+    with_kernel("gateway", |mut kernel| {
+        let mut native = Native::start();
+        let tells = [
+            arp(W, GATEWAY, 2, (GATEWAY, v4(1)), (W, v4(21))),
+            arp(ALL, GATEWAY, 1, (GATEWAY, v4(1)), (NONE, v4(99))),
+            ip(
+                group(1).0,
+                GATEWAY,
+                &packets::icmpv6(v6(1), group(1).1, 134, [64, 0, 0, 0], &[0; 8]),
+            ),
+        ];
+        // An address beyond the gateway, by the gateway's MAC.
+        let far = "203.0.113.9".parse().unwrap();
+        let taken = ip(
+            STATION,
+            GATEWAY,
+            &packets::ipv4(far, v4(9), 6, (0, false), &tcp()),
+        );
+        for told in tells {
+            native.reset(false);
+            kernel.reset(false);
+            let mut show = |program, ingress, frame: &[u8]| {
+                let (outcome, sent) = native.run(program, ingress, 0, frame);
+                assert_eq!(kernel.run(program, ingress, 0, frame), Some(outcome.clone()));
+                (outcome.verdict, sent)
+            };
+            // Before it is known, and learned; afterwards, and dropped.
+            let (_, sent) = show(Program::AirOut, PORT_A, &taken);
+            assert_eq!(sent.redirect, Some((UPLINK, 0)));
+            show(Program::UplinkIn, 0, &told);
+            let again = ip(
+                STATION,
+                GATEWAY,
+                &packets::ipv4(v4(78), v4(9), 6, (0, false), &tcp()),
+            );
+            assert_eq!(show(Program::AirOut, PORT_A, &again).0, SHOT);
+            assert_eq!(native.state().counters[0], 1, "{told:02x?}");
+            assert_eq!(native.state(), kernel.state());
+        }
+    });
+}
+
 /// What of a frame to the air tells a MAC that is not the uplink's.
 fn foreign(frame: &[u8]) -> Option<&'static str> {
     if frame[6..12] != W {

@@ -105,7 +105,7 @@ static __noinline int take_xid(__u32 xid, mac_t mac, __u32 index)
 	port = port_of(index);
 	if (!port)
 		return 1;
-	place = &port->xids[__sync_fetch_and_add(&port->next_xid, 1) % XIDS];
+	place = &port->xids[next_of(&port->next_xid) % XIDS];
 	oldest = bpf_map_lookup_elem(&xids, place);
 	if (oldest && oldest->port == index)
 		bpf_map_delete_elem(&xids, place);

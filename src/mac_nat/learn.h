@@ -18,6 +18,21 @@ static __always_inline struct port *port_of(__u32 index)
 }
 
 /*
+ * Counts on. Compilers of the kernel for other machines than x86-64 cannot make
+ * an atomic that answers before Linux 5.18. There two processors may take one
+ * place, and an address is left without: the table forgets it as the one that
+ * was not used for longest.
+ */
+static __always_inline __u32 next_of(__u32 *counter)
+{
+#ifdef VMBR_ATOMIC
+	return __sync_fetch_and_add(counter, 1);
+#else
+	return (*counter)++;
+#endif
+}
+
+/*
  * Gives an address a place among those of its port. The port's own oldest one
  * makes room: whatever a guest invents, it pushes out nobody else's.
  */
@@ -29,7 +44,7 @@ static __always_inline void take_place(const struct address *address, __u32 inde
 
 	if (!port)
 		return;
-	place = &port->ring[__sync_fetch_and_add(&port->next, 1) % RING];
+	place = &port->ring[next_of(&port->next) % RING];
 	oldest = bpf_map_lookup_elem(&guests, place);
 	/* One that has moved to another port has a place there. */
 	if (oldest && oldest->port == index) {
@@ -72,6 +87,12 @@ static __noinline int learn(const struct address *address, mac_t mac, __u32 port
 	if (pin && *pin != mac)
 		return drop(PINNED);
 	guest = bpf_map_lookup_elem(&guests, address);
+	if (*gateway_place(mac) == mac) {
+		/* It may have been heard before the gateway was. */
+		if (guest && guest->mac == mac)
+			bpf_map_delete_elem(&guests, address);
+		return drop(SOURCE);
+	}
 	if (!guest) {
 		struct guest new = {
 			.mac = mac,
@@ -118,6 +139,15 @@ static __always_inline int claim(const struct address *address, mac_t mac, __u32
 	if (likely(guest && guest->mac == mac && guest->port == port && is_within(guest, settings.second)))
 		return 0;
 	return learn(address, mac, port, 0);
+}
+
+/* A frame from the air with this address has this MAC. */
+static __always_inline void note_gateway(const struct address *address, mac_t mac)
+{
+	__u32 *kind = bpf_map_lookup_elem(&protected, address);
+
+	if (kind && *kind == PROTECTED)
+		*gateway_place(mac) = mac;
 }
 
 /* Whose an address is, if it was heard in time. */

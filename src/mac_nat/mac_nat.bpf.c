@@ -97,8 +97,13 @@ static __noinline int flood_as(struct __sk_buff *skb, mac_t group)
 	return NEXT;
 }
 
-static __noinline int arp_to_guests(struct __sk_buff *skb, int from_host)
+/*
+ * To the guest whose address is asked for or told, if it is that guest's MAC
+ * to which the host sends, or if it came to the uplink's.
+ */
+static __noinline int arp_to_guests(struct __sk_buff *skb, mac_t to, mac_t from)
 {
+	mac_t own = settings.mac;
 	struct address address;
 	struct guest *guest;
 	struct arp arp;
@@ -106,23 +111,32 @@ static __noinline int arp_to_guests(struct __sk_buff *skb, int from_host)
 
 	if (read_arp(skb, &arp))
 		return NEXT;
+	if (from != own) {
+		address = ipv4_address(arp_sender(&arp));
+		note_gateway(&address, from);
+	}
+	if (to & 1) {
+		flood(skb);
+		return NEXT;
+	}
 	target = arp_target(&arp);
 	address = ipv4_address(target);
 	guest = whose(&address);
-	if (guest) {
-		if (mac_in_arp(arp.target_mac) == settings.mac && write_mac(skb, ARP_TARGET_MAC, guest->mac))
+	if (guest && (from != own || to == guest->mac)) {
+		if (mac_in_arp(arp.target_mac) == own && write_mac(skb, ARP_TARGET_MAC, guest->mac))
 			return DROP;
 		return deliver(skb, guest);
 	}
+	/* Somebody defends an address that a guest probed for (RFC 5227). */
+	if (arp.operation == be16(ARP_REPLY))
+		return target ? NEXT : flood_as(skb, 0xffffffffffff);
 	/*
-	 * Somebody defends an address (target 0, RFC 5227) that a guest probed
-	 * for. Or somebody asks for one by the MAC that he has for it: it may
-	 * be that of a guest that was not heard for long.
+	 * Somebody asks for an address by the MAC that he has for it: that of
+	 * a guest that was not heard for long, or from outside the uplink's.
 	 */
-	if (arp.operation == be16(ARP_REPLY) ? target == 0
-					     : !from_host && !bpf_map_lookup_elem(&protected, &address))
-		return flood_as(skb, 0xffffffffffff);
-	return NEXT;
+	if (bpf_map_lookup_elem(&protected, &address))
+		return NEXT;
+	return flood_as(skb, from == own ? to : 0xffffffffffff);
 }
 
 /* A server's answer to a guest whose MAC was replaced in its question. */
@@ -170,16 +184,20 @@ static __always_inline int uplink_in(struct __sk_buff *skb)
 	if (skb->vlan_present || (type != TYPE_IPV4 && type != TYPE_IPV6 && type != TYPE_ARP))
 		return NEXT;
 	to = mac_at(p);
+	if (to != own && !is_group(p))
+		return NEXT;
+	if (type == TYPE_ARP)
+		return arp_to_guests(skb, to, mac_at(p + ETH_SOURCE));
+	if (type == TYPE_IPV6 && p + IPV6_PAYLOAD <= end && p[IPV6_NEXT] == ICMPV6 && p[IPV6_LIMIT] == 255) {
+		address = ipv6_address(p + IPV6_SOURCE);
+		note_gateway(&address, mac_at(p + ETH_SOURCE));
+	}
 	if (to != own) {
-		if (!is_group(p))
-			return NEXT;
 		if (settings.dhcp_chaddr && type == TYPE_IPV4 && dhcp_to_guest(skb))
 			return NEXT;
 		flood(skb);
 		return NEXT;
 	}
-	if (type == TYPE_ARP)
-		return arp_to_guests(skb, 0);
 	if (type == TYPE_IPV4) {
 		if (p + IPV4_PAYLOAD > end)
 			return NEXT;
@@ -211,7 +229,7 @@ static __always_inline int uplink_out(struct __sk_buff *skb)
 {
 	struct address address;
 	struct guest *guest;
-	__u8 *p, *end;
+	__u8 *p, *end, kind;
 	__u16 type;
 
 	if (skb->mark == HANDLED) {
@@ -243,14 +261,24 @@ static __always_inline int uplink_out(struct __sk_buff *skb)
 	} else if (type != TYPE_ARP) {
 		return NEXT;
 	}
+	if (type == TYPE_ARP)
+		return arp_to_guests(skb, mac_at(p), settings.mac);
 	if (is_group(p)) {
 		flood(skb);
 		return NEXT;
 	}
-	if (type == TYPE_ARP)
-		return arp_to_guests(skb, 1);
+	/*
+	 * By both: an address alone any guest can say it has, and what the host
+	 * sends to it by its gateway is not for that guest.
+	 */
 	guest = whose(&address);
-	return guest ? deliver(skb, guest) : NEXT;
+	if (guest && guest->mac == mac_at(p))
+		return deliver(skb, guest);
+	/* Is a guest still there that was not heard for long? */
+	if (type == TYPE_IPV6 && p[IPV6_NEXT] == ICMPV6 &&
+	    !bpf_skb_load_bytes(skb, IPV6_PAYLOAD, &kind, 1) && kind == NEIGHBOUR_SOLICITATION)
+		flood(skb);
+	return NEXT;
 }
 
 /* ---- From a guest ----------------------------------------------------- */

@@ -32,13 +32,35 @@
 //! finds both by asking the devices; what was learned stays. Pins in a bpffs
 //! would be private to a mount namespace, as `ip netns exec` makes them.
 //!
+//! # What else there is to it
+//!
+//! - **The bridge still learns.** A frame to a guest goes past the bridge, but
+//!   for one of each sender in half a minute to a minute: else the bridge would
+//!   forget who is behind the air port, and flood what guests send there.
+//! - **Groups** are heard by all: what a guest sends to one reaches the host as
+//!   it is and the air translated. An access point may make unicast of what
+//!   comes from the air (to the uplink's MAC, but to the IP address of a
+//!   group); that is undone. Our own frames, which it sends to everybody, are
+//!   dropped.
+//! - **DHCP**: a guest's MAC stays in its request, and the answer has to be a
+//!   broadcast, or the access point would not know whom to send it to.
+//! - **Without a network** host and guests reach each other: the programs come
+//!   before the queue that has no carrier.
+//! - Guests whose ports are isolated stay so: what one sends to another by the
+//!   uplink's MAC goes in at its own port again, and the bridge judges it.
+//!
 //! # What a guest cannot do
 //!
 //! - Claim an address of the host, of a gateway or of a name server
 //!   ([`Addresses::protected`]), or one that is another MAC's by the ACL
 //!   ([`Addresses::pins`]): such a frame is dropped and counted.
+//! - Get what the host sends to others: that goes to a guest by its address and
+//!   its MAC together, and a gateway's MAC is nobody's. An address alone any
+//!   guest can say it has.
 //! - Push out what was learned of others: each port has 64 addresses, and a
 //!   further one takes the place of the port's own oldest.
+//! - Move an address more than once a second: it is that of whoever spoke as it
+//!   last.
 //! - Speak EAPOL, VLAN tags, or anything but ARP, IPv4 and IPv6 to the air.
 #![forbid(unsafe_code)]
 

@@ -25,6 +25,14 @@ struct settings {
 /* Global data is reached without a lookup. */
 volatile struct settings settings SEC(".data.settings");
 
+#define GATEWAYS 8
+
+/*
+ * MACs that answer in the air for protected addresses, each in the place that
+ * its last bits say. A guest that took one would get what the host sends there.
+ */
+volatile mac_t gateways[GATEWAYS] SEC(".data.gateways");
+
 /* An IPv6 address, or an IPv4 one as ::ffff:192.0.2.1. */
 struct address {
 	__u32 word[4];
@@ -81,7 +89,7 @@ MAP(xids, BPF_MAP_TYPE_LRU_HASH, 0, __u32, struct transaction, 16384);
 
 /* src/mac_nat/layout.rs has their names, in this order. */
 enum reason {
-	SOURCE,	     /* source MAC: a group's, none, or the uplink's */
+	SOURCE,	     /* source MAC: a group's, none, the uplink's, or a gateway's */
 	PROTOCOL,    /* neither ARP nor IPv4 nor IPv6, or with a VLAN tag */
 	SHORT,	     /* ends before what it must hold */
 	ARP,	     /* no ARP of Ethernet and IPv4 */
@@ -123,6 +131,11 @@ static __always_inline void put_mac(__u8 *p, mac_t mac)
 {
 	put32(p, (__u32)mac);
 	put16(p + 4, (__u16)(mac >> 32));
+}
+
+static __always_inline volatile mac_t *gateway_place(mac_t mac)
+{
+	return &gateways[mac >> 40 & (GATEWAYS - 1)];
 }
 
 /* Of a MAC on the stack or in a frame: sent to more than one. */

@@ -124,11 +124,6 @@ impl Report {
         }
     }
 
-    /// The median of what was measured.
-    pub fn median_of(&self, key: &Key) -> Option<f64> {
-        self.figure(key).map(Figure::median)
-    }
-
     fn figure(&self, key: &Key) -> Option<&Figure> {
         self.figures.iter().find(|figure| figure.key == *key)
     }

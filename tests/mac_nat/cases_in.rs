@@ -276,16 +276,40 @@ fn from_host() -> Vec<Case> {
     let v6_to = |to: Mac, last| ip(to, W, &ipv6(v6(21), v6(last), 6, &tcp()));
     let reply = |to: Mac, target| arp(to, W, 2, (W, v4(21)), target);
     let zero = std::net::Ipv4Addr::UNSPECIFIED;
-    let ask = arp(ALL, W, 1, (W, v4(21)), (NONE, v4(50)));
+    let ask = |to: Mac, target| arp(to, W, 1, (W, v4(21)), (NONE, target));
+    let told = [&v6(99).octets()[..], &tells(1, W)].concat();
+    let solicit = ip(B, W, &icmpv6(v6(21), v6(99), 135, [0; 4], &told));
     let (mac, group) = group(0xfb);
     let mdns = ip(mac, W, &ipv6(local(0x21), group, 17, &udp(5353, 5353)));
     vec![
         host("to a guest", v4_to(A, 50), Fate::Port(PORT_A, v4_to(A, 50))),
+        // Any guest can say that an address beyond the gateway is its own.
         host(
-            "to a guest by another MAC",
+            "to a guest's address by another MAC",
             v4_to(GATEWAY, 50),
-            Fate::Port(PORT_A, v4_to(A, 50)),
+            Fate::Passes,
         ),
+        host(
+            "to a guest's address by another MAC, IPv6",
+            v6_to(GATEWAY, 50),
+            Fate::Passes,
+        ),
+        host(
+            "ARP reply to a guest's address by another MAC",
+            reply(GATEWAY, (GATEWAY, v4(50))),
+            Fate::Passes,
+        ),
+        host(
+            "is a guest still there",
+            ask(B, v4(99)),
+            Fate::Flooded(ask(B, v4(99))),
+        ),
+        host(
+            "is a guest still there, IPv6",
+            solicit.clone(),
+            Fate::Flooded(solicit),
+        ),
+        host("is the gateway still there", ask(GATEWAY, v4(1)), Fate::Passes),
         host(
             "to a guest that is new to it",
             v4_to(B, 51),
@@ -309,7 +333,7 @@ fn from_host() -> Vec<Case> {
             reply(A, (A, zero)),
             Fate::Flooded(reply(ALL, (A, zero))),
         ),
-        host("ARP request", ask.clone(), Fate::Flooded(ask)),
+        host("ARP request", ask(ALL, v4(50)), Fate::Flooded(ask(ALL, v4(50)))),
         host("multicast", mdns.clone(), Fate::Flooded(mdns)),
         host("EAPOL", frame(GATEWAY, W, 0x888e, &[1, 1, 0, 0]), Fate::Passes),
         host(

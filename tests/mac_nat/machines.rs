@@ -339,6 +339,8 @@ impl Kernel {
         let known = known();
         let mut all: Array<_, [u8; 48]> = self.0.map_mut(".data.settings").unwrap().try_into().unwrap();
         all.set(0, settings(chaddr), 0).unwrap();
+        let mut all: Array<_, [u8; 64]> = self.0.map_mut(".data.gateways").unwrap().try_into().unwrap();
+        all.set(0, [0; 64], 0).unwrap();
         self.fill::<[u8; 16], [u8; 64]>("guests", known.guests);
         self.fill::<[u8; 16], u32>("protected", known.protected);
         self.fill::<[u8; 16], [u8; 8]>("pins", known.pins);

@@ -320,6 +320,8 @@ int main(void)
 				for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
 					for (struct native_map *of = map_named(all[i]); of->first;)
 						bpf_map_delete_elem(of, of->first->key);
+				for (size_t i = 0; i < GATEWAYS; i++)
+					gateways[i] = 0;
 			} else {
 				die(verb);
 			}
