@@ -496,7 +496,7 @@ fn status_tells_who_is_behind_each_tap() {
     assert_eq!(of("guarded")["guests"], known);
     let picture = host.vmbr(&["status"]).ok();
     assert!(
-        picture.contains("guest 52:54:00:00:00:01  address not known: it has not spoken to this host"),
+        picture.contains("guest 52:54:00:00:00:01  address not known: this host has heard none"),
         "{picture}"
     );
     assert!(

@@ -123,8 +123,9 @@ fn one(facts: &Facts, bridge: &IfName, translation: &Translation) -> Option<Find
         mended(
             "mac-nat-stale",
             format!(
-                "what {bridge} knows of {uplink} is not so any more, its MAC or the addresses that no guest may claim: \
-                 no hook has told it ('scripts/install' installs them)"
+                "what {bridge} knows of {uplink} is not so any more: its MAC, the addresses that no guest may claim, or \
+                 those that acl.conf gives to one guest. After a change of the ACL run 'vmbr sync'; of the others \
+                 hooks tell it ('scripts/install' installs them)"
             ),
         )
     })
