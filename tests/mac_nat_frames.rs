@@ -30,7 +30,7 @@ use mac_nat::cases::{Case, Fate, Program, cases};
 use mac_nat::machines::{Kernel, Native, Outcome, Sent};
 use mac_nat::world::*;
 
-const REASONS: [&str; 14] = [
+const REASONS: [&str; 16] = [
     "source-mac",
     "protocol",
     "short",
@@ -43,6 +43,8 @@ const REASONS: [&str; 14] = [
     "bridge",
     "echo",
     "dhcp-transaction",
+    "loop",
+    "checksum",
     "moves-refused",
     "quota-replaced",
 ];
@@ -64,7 +66,7 @@ fn expected(case: &Case) -> (Outcome, Sent) {
     };
     match &case.fate {
         Fate::Passes => (outcome(NEXT, 0, &case.frame), Sent::default()),
-        Fate::Dropped(_) => (outcome(SHOT, 0, &case.frame), Sent::default()),
+        Fate::Dropped(_) => (outcome(SHOT, case.mark, &case.frame), Sent::default()),
         Fate::Air(frame) => {
             let mut sent = redirect(UPLINK, 0);
             if case.frame[0] & 1 == 1 {
@@ -75,7 +77,10 @@ fn expected(case: &Case) -> (Outcome, Sent) {
         Fate::Host => (outcome(REDIRECT, HANDLED, &case.frame), redirect(UPLINK, INGRESS)),
         Fate::Port(port, frame) => (outcome(REDIRECT, 0, frame), redirect(*port, 0)),
         Fate::Bridge(frame) => (outcome(REDIRECT, 0, frame), redirect(AIR, INGRESS)),
-        Fate::Again(frame) => (outcome(REDIRECT, 0, frame), redirect(case.ingress, INGRESS)),
+        Fate::Again(frame) => (
+            outcome(REDIRECT, RETURNED, frame),
+            redirect(case.ingress, INGRESS),
+        ),
         Fate::Flooded(frame) => {
             let sent = Sent {
                 clones: vec![(AIR, INGRESS, 0, frame.clone())],
@@ -202,6 +207,114 @@ fn an_address_that_was_not_heard_for_long_is_nobodys() {
         assert_eq!(show(Program::AirOut, &outgoing), REDIRECT);
         assert_eq!(show(Program::UplinkIn, &incoming), REDIRECT);
     });
+}
+
+#[test]
+fn what_the_host_says_it_has_no_guest_claims() {
+    with_kernel("hosts", |mut kernel| {
+        let mut native = Native::start();
+        let zero = std::net::Ipv4Addr::UNSPECIFIED;
+        let nobody = std::net::Ipv6Addr::UNSPECIFIED;
+        let ask = |sender, target| arp(ALL, W, 1, (W, sender), (NONE, target));
+        let solicit = |from, target: std::net::Ipv6Addr| {
+            let (mac, group) = solicited(target);
+            ip(
+                mac,
+                W,
+                &packets::icmpv6(from, group, 135, [0; 4], &target.octets()),
+            )
+        };
+        let told = [&v6(77).octets()[..], &packets::tells(2, W)].concat();
+        let advertised = packets::icmpv6(v6(77), group(1).1, 136, [0x20, 0, 0, 0], &told);
+        let claim4 = |last| ip(GATEWAY, A, &packets::ipv4(v4(last), v4(1), 6, (0, false), &tcp()));
+        let claim6 = |last| ip(GATEWAY, A, &packets::ipv6(v6(last), v6(1), 6, &tcp()));
+        let cases = [
+            (ask(zero, v4(77)), claim4(77), SHOT),
+            (ask(v4(77), v4(1)), claim4(77), SHOT),
+            (
+                arp(GATEWAY, W, 2, (W, v4(77)), (GATEWAY, v4(1))),
+                claim4(77),
+                SHOT,
+            ),
+            (solicit(nobody, v6(77)), claim6(77), SHOT),
+            (solicit(v6(77), v6(1)), claim6(77), SHOT),
+            (ip(group(1).0, W, &advertised), claim6(77), SHOT),
+            // A guest that has it already defends it.
+            (ask(zero, v4(50)), claim4(50), REDIRECT),
+            (solicit(nobody, v6(50)), claim6(50), REDIRECT),
+            // What the host asks for is not its own.
+            (ask(v4(21), v4(77)), claim4(77), REDIRECT),
+            (solicit(v6(21), v6(77)), claim6(77), REDIRECT),
+            // The host has it all the same.
+            (ask(v4(50), v4(1)), claim4(50), SHOT),
+            (solicit(v6(50), v6(1)), claim6(50), SHOT),
+        ];
+        for (host, guest, verdict) in cases {
+            native.reset(false);
+            kernel.reset(false);
+            let mut show = |program, ingress, frame: &[u8]| {
+                let (outcome, _) = native.run(program, ingress, 0, frame);
+                assert_eq!(kernel.run(program, ingress, 0, frame), Some(outcome.clone()));
+                outcome.verdict
+            };
+            show(Program::UplinkOut, 0, &host);
+            assert_eq!(show(Program::AirOut, PORT_A, &guest), verdict, "{host:02x?}");
+            assert_eq!(native.state(), kernel.state());
+        }
+    });
+}
+
+#[test]
+fn without_an_uplink_nothing_is_done() {
+    let mut native = Native::start();
+    native.reset(false);
+    native.stop();
+    for case in cases() {
+        let (outcome, sent) = native.run(case.program, case.ingress, case.mark, &case.frame);
+        let verdict = if case.program == Program::AirOut {
+            SHOT
+        } else {
+            NEXT
+        };
+        assert_eq!(outcome.verdict, verdict, "{}", case.name);
+        assert_eq!(
+            (outcome.frame, sent),
+            (case.frame, Sent::default()),
+            "{}",
+            case.name
+        );
+    }
+    assert_eq!(native.state().counters.iter().sum::<u64>(), 0);
+}
+
+#[test]
+fn no_checksum_is_written_into_what_was_checked() {
+    let mut native = Native::start();
+    native.reset(false);
+    let plain = ip(GATEWAY, A, &packets::ipv4(v4(50), v4(1), 6, (0, false), &tcp()));
+    let v6_of = |next, payload: &[u8]| ip(GATEWAY, A, &packets::ipv6(v6(50), v6(1), next, payload));
+    let echo = ip(GATEWAY, A, &packets::icmpv6(v6(50), v6(1), 128, [0; 4], &[0; 8]));
+    let options = v6_of(60, &[packets::options(6), tcp()].concat());
+    let announced = arp(ALL, A, 1, (A, v4(50)), (NONE, v4(50)));
+    // Where it ends that the hardware shall write.
+    let cases = [
+        (&plain, 52, true),
+        (&plain, 28, false),
+        (&plain, 34, false),
+        (&v6_of(6, &tcp()), 72, true),
+        (&v6_of(6, &tcp()), 54, false),
+        (&options, 80, true),
+        (&options, 56, false),
+        (&echo, 58, false),
+        (&announced, 42, false),
+    ];
+    for (frame, end, passes) in cases {
+        native.leave_checksum(end);
+        let (outcome, _) = native.run(Program::AirOut, PORT_A, 0, frame);
+        let wanted = if passes { REDIRECT } else { SHOT };
+        assert_eq!(outcome.verdict, wanted, "{end} of {frame:02x?}");
+    }
+    assert_eq!(native.state().counters[13], 6);
 }
 
 /// What of a frame to the air tells a MAC that is not the uplink's.

@@ -148,3 +148,57 @@ fn by_either_way_they_take_over_from_the_other() {
             .any()
     );
 }
+
+/// Its programs go with it, where it holds them itself (a qdisc stays behind);
+/// the numbers that they know are others' there.
+#[test]
+fn an_uplink_that_went_elsewhere_sends_nothing_to_others() {
+    let way = Way::Tcx;
+    let air = Air::new("elsewhere", way);
+    reaches(&air.a, "192.0.2.1");
+    let elsewhere = common::Namespace::new("elsewhere-there");
+    let [port, pa, uplink] = ["air0", "pa", "uplink"].map(|device| air.index(device));
+    let there = elsewhere.name();
+    sh(&air.host, &format!("ip link set uplink netns {there}"));
+    sh(
+        &elsewhere,
+        &format!(
+            "ip addr add 192.0.2.21/24 dev uplink; ip link set uplink up
+             ip link add victim index {port} type veth peer name victim1 index 50
+             ip link add victim2 index {pa} type veth peer name victim3 index 51
+             for device in victim victim1 victim2 victim3; do
+                 sysctl -qw net.ipv6.conf.$device.disable_ipv6=1; ip link set $device arp off up
+             done"
+        ),
+    );
+    let touched = || {
+        sh(
+            &elsewhere,
+            "for device in victim victim2; do cat /sys/class/net/$device/statistics/?x_packets; done",
+        )
+    };
+    let speak = || {
+        reaches(&elsewhere, "192.0.2.1");
+        let script = "ip neigh replace 192.0.2.50 lladdr 02:00:00:00:00:21 dev eth0 nud permanent
+            ping -c 5 -i 0.2 -W 1 192.0.2.50 || true";
+        sh(&air.station, script);
+    };
+    let before = touched();
+    speak();
+    assert_ne!(touched(), before, "the test shows nothing");
+    inside(&air.host, || mac_nat::detach(uplink, port)).unwrap();
+    let before = touched();
+    speak();
+    assert_eq!(touched(), before);
+    // It comes back, and is attached again.
+    sh(
+        &elsewhere,
+        &format!("ip link set uplink netns {}", air.host.name()),
+    );
+    sh(
+        &air.host,
+        "ip addr add 192.0.2.21/24 dev uplink; ip link set uplink up",
+    );
+    air.attach(way).unwrap();
+    reaches(&air.a, "192.0.2.1");
+}

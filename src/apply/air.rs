@@ -216,6 +216,21 @@ fn hold_host(settings: &mac_nat::Settings) -> io::Result<()> {
     Rtnl::open()?.station_set(IfIndex(settings.air), mac)
 }
 
+/// Has programs do nothing whose uplink is gone: with it, they may be in another
+/// namespace.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn stop(record: &Record) -> Result<(), MigrateError> {
+    let air = record.air.as_ref();
+    match air.map(|air| nix::net::if_::if_nametoindex(air.port.as_str())) {
+        Some(Ok(port)) if mac_nat::supported() => {
+            mac_nat::stop(0, port).map_err(|error| MigrateError::Read(said(error)))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Has the bridge forget an earlier MAC of the uplink.
 pub fn release(record: &Record) {
     let port = record

@@ -110,17 +110,18 @@ fn is_current(record: &Record) -> bool {
 /// What is missing could not be mended.
 pub fn one(record: &Record, place: &Place) -> Result<Synced, Error> {
     let live = dump::network().map_err(|error| Error::unreadable(&error))?;
+    let bridge = &record.bridge.name;
+    let failed = |error: MigrateError| Error::Failed {
+        message: format!("cannot bring {bridge} up to date: {error}"),
+        remedy: "see 'vmbr doctor'".into(),
+    };
     let Some(uplink) = uplink(&live, record) else {
+        air::stop(record).map_err(failed)?;
         return Ok(Synced::Gone);
     };
     let now = Record {
         uplink,
         ..record.clone()
-    };
-    let bridge = &record.bridge.name;
-    let failed = |error: MigrateError| Error::Failed {
-        message: format!("cannot bring {bridge} up to date: {error}"),
-        remedy: "see 'vmbr doctor'".into(),
     };
     if now != *record {
         place

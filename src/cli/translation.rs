@@ -121,6 +121,8 @@ pub fn reason(word: &str) -> &str {
         "bridge" => "not for who is there",
         "echo" => "our own, echoed by the access point",
         "dhcp-transaction" => "an answer of DHCP that nobody asked for",
+        "loop" => "to another guest by the uplink's MAC, and not there",
+        "checksum" => "would have had headers overwritten by a checksum",
         "moves-refused" => "addresses that moved too often",
         "quota-replaced" => "addresses beyond a port's 64: its oldest made place",
         other => other,

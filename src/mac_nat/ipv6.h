@@ -37,6 +37,7 @@ struct discovery {
 	__u32 source; /* option 1 */
 	__u32 target; /* option 2 */
 	__u32 in_fragment;
+	__u32 payload; /* where the chain ends; 0: at ICMPv6 */
 };
 
 /*
@@ -56,14 +57,16 @@ static __noinline int find_icmpv6(struct __sk_buff *skb, struct discovery *found
 	__u32 at = IPV6_PAYLOAD;
 	__u8 next;
 
-	found->message = found->source = found->target = found->in_fragment = 0;
+	found->message = found->source = found->target = found->in_fragment = found->payload = 0;
 	if (bpf_skb_load_bytes(skb, IPV6_NEXT, &next, 1))
 		return 1;
 	for (int i = 0; i < HEADERS_MOST; i++) {
 		if (next == ICMPV6) {
 			found->message = at;
+			found->payload = 0;
 			return 0;
 		}
+		found->payload = at;
 		if (next != HOP_BY_HOP && next != ROUTING && next != FRAGMENT && next != AUTHENTICATION &&
 		    next != DESTINATION && next != MOBILITY && next != HIP && next != SHIM6)
 			return 0;

@@ -20,6 +20,8 @@ pub type Key = [u8; 16];
 pub const PROTECTED: u32 = 1;
 /// Of one of the uplink's prefixes.
 pub const BROADCAST: u32 = 2;
+/// The host was heard to have it, or to ask for it.
+pub const HOSTS: u32 = 3;
 
 /// Where in `struct settings` the programs' own object is named: the last.
 const BUILD: usize = SETTINGS - 8;
@@ -28,7 +30,7 @@ const BUILD: usize = SETTINGS - 8;
 pub const AGE: Duration = Duration::from_secs(20 * 60);
 
 /// `enum reason`: why a frame was dropped, or what else was counted.
-pub const REASONS: [&str; 14] = [
+pub const REASONS: [&str; 16] = [
     "source-mac",
     "protocol",
     "short",
@@ -41,6 +43,8 @@ pub const REASONS: [&str; 14] = [
     "bridge",
     "echo",
     "dhcp-transaction",
+    "loop",
+    "checksum",
     "moves-refused",
     "quota-replaced",
 ];
@@ -88,6 +92,18 @@ pub fn settings(settings: &Settings, hz: u64, build: u64) -> [u8; SETTINGS] {
 /// The index of the air port.
 pub fn air_of(settings: &[u8; SETTINGS]) -> u32 {
     (u64_at(settings, 0) >> 32) as u32
+}
+
+/// The same for programs that shall do nothing.
+pub fn stopped(settings: [u8; SETTINGS]) -> [u8; SETTINGS] {
+    let mut stopped = settings;
+    stopped[..4].fill(0);
+    stopped
+}
+
+/// The uplink's MAC, as [`mac_bytes`].
+pub fn mac_of(settings: &[u8; SETTINGS]) -> [u8; 8] {
+    u64_at(settings, 8).to_ne_bytes()
 }
 
 /// Of which object the programs are.
@@ -158,9 +174,11 @@ mod tests {
         let bytes = settings(&given, 250, 0x1234);
         assert_eq!((u64_at(&bytes, 0), air_of(&bytes)), (9 << 32 | 7, 9));
         assert_eq!(bytes[8..16], [2, 0, 0, 0, 0, 0x21, 0, 0]);
+        assert_eq!(mac_of(&bytes), mac_bytes(given.mac));
         assert_eq!((u64_at(&bytes, 16), u64_at(&bytes, 24)), (250, 250 * 1200));
         assert_eq!(u64_at(&bytes, 32), 1 << 32 | 13);
         assert_eq!(build_of(&bytes), 0x1234);
+        assert_eq!(u64_at(&stopped(bytes), 0), 9 << 32);
         assert_ne!(build(b"one"), build(b"two"));
     }
 

@@ -82,6 +82,8 @@ static __noinline int learn(const struct address *address, mac_t mac, __u32 port
 
 	if (!is_usable(address) || (taken && *taken == BROADCAST))
 		return drop(ADDRESS);
+	if (mac == settings.mac)
+		return drop(SOURCE);
 	if (taken)
 		return drop(CLAIM);
 	if (pin && *pin != mac)
@@ -158,6 +160,21 @@ static __always_inline struct guest *whose(const struct address *address)
 	if (guest && is_within(guest, settings.age))
 		return guest;
 	return 0;
+}
+
+/*
+ * The host says that an address is its own, or, with `asks`, asks whether it
+ * may be: guests hear that, too, and none may claim it now, before vmbr is told
+ * of a new address. One that a guest has already is that guest's to defend.
+ */
+static __noinline void host_has(const struct address *address, int asks)
+{
+	__u32 kind = HOSTS;
+
+	if (!is_usable(address) || (asks && (whose(address) || bpf_map_lookup_elem(&pins, address))))
+		return;
+	bpf_map_update_elem(&protected, address, &kind, BPF_NOEXIST);
+	bpf_map_delete_elem(&guests, address);
 }
 
 #endif

@@ -188,16 +188,29 @@ pub fn stale(settings: &Settings, addresses: &Addresses) -> Result<bool, MacNatE
 }
 
 /// Takes the programs off their devices, first the one that hears guests.
-/// Others' programs stay. Where none stands, nothing is done. Needs root.
+/// Others' programs stay. Where none stands, nothing is done. Those of an
+/// uplink that has gone to another namespace do nothing from then on. Needs
+/// root.
 ///
 /// # Errors
 /// What the kernel answered; those that could be taken off are.
 pub fn detach(uplink: u32, air: u32) -> Result<(), MacNatError> {
-    let mut all = Ok(());
+    let mut all = stop(uplink, air);
     for place in places(uplink, air).iter().rev() {
         all = all.and(place.detach());
     }
     all
+}
+
+/// Has the programs do nothing, until they are told again what to do: their
+/// uplink is gone, perhaps to another namespace, where the numbers that they
+/// know are those of other devices. It is enough that one of them is still
+/// here. Needs root.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn stop(uplink: u32, air: u32) -> Result<(), MacNatError> {
+    Maps::stop(&ids(standing(uplink, air)?.iter().flatten()))
 }
 
 /// Which programs stand. Needs root.

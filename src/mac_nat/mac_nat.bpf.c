@@ -17,12 +17,22 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 /* On a frame that air_out has seen to: the uplink's programs let it pass. */
 #define HANDLED 0x766d6272
 
+/*
+ * On a frame that air_out has sent back into the bridge, to another guest. It
+ * does not come to the air port again: what would, would go round for ever.
+ */
+#define RETURNED 0x766d6273
+
 #define ETH_ALEN 6
 #define ETH_SOURCE 6
 #define ETH_TYPE 12
 #define ETH_HLEN 14
 /* Up to where the addresses of IPv6 are, which are further than IPv4's. */
 #define READABLE IPV6_PAYLOAD
+
+/* A checksum that is written later ends behind this: that of TCP or UDP does. */
+#define IPV4_CHECKED (IPV4_PAYLOAD + 1)
+#define IPV6_CHECKED (IPV6_PAYLOAD + 1)
 
 #define TYPE_ARP be16(0x0806)
 #define TYPE_IPV4 be16(0x0800)
@@ -130,11 +140,16 @@ static __noinline int arp_to_guests(struct __sk_buff *skb, mac_t to, mac_t from)
 		address = ipv4_address(arp_sender(&arp));
 		note_gateway(&address, from);
 	}
+	target = arp_target(&arp);
+	/* What is forwarded has come in by a device. */
+	if (from == own && !skb->ingress_ifindex) {
+		address = ipv4_address(arp_sender(&arp) ? arp_sender(&arp) : target);
+		host_has(&address, !arp_sender(&arp));
+	}
 	if (to & 1) {
 		flood(skb);
 		return NEXT;
 	}
-	target = arp_target(&arp);
 	address = ipv4_address(target);
 	guest = whose(&address);
 	if (guest && (from != own || to == guest->mac)) {
@@ -152,6 +167,25 @@ static __noinline int arp_to_guests(struct __sk_buff *skb, mac_t to, mac_t from)
 	if (bpf_map_lookup_elem(&protected, &address))
 		return NEXT;
 	return flood_as(skb, from == own ? to : 0xffffffffffff);
+}
+
+/* What the host says or asks of its own addresses (RFC 4861, 4862). */
+static __noinline void note_host(struct __sk_buff *skb)
+{
+	__u8 addresses[16 + 16] __attribute__((aligned(8)));
+	__u8 message[24] __attribute__((aligned(8)));
+	struct address address;
+
+	if (bpf_skb_load_bytes(skb, IPV6_SOURCE, addresses, sizeof(addresses)) ||
+	    bpf_skb_load_bytes(skb, IPV6_PAYLOAD, message, sizeof(message)))
+		return;
+	if (message[0] == NEIGHBOUR_SOLICITATION && get64(addresses) | get64(addresses + 8))
+		address = ipv6_address(addresses);
+	else if (message[0] == NEIGHBOUR_SOLICITATION || message[0] == NEIGHBOUR_ADVERTISEMENT)
+		address = ipv6_address(message + 8);
+	else
+		return;
+	host_has(&address, message[0] == NEIGHBOUR_SOLICITATION && !(get64(addresses) | get64(addresses + 8)));
 }
 
 /* A server's answer to a guest whose MAC was replaced in its question. */
@@ -184,6 +218,8 @@ static __always_inline int uplink_in(struct __sk_buff *skb)
 	__u16 type;
 	mac_t own = settings.mac, to, group;
 
+	if (unlikely(!settings.uplink))
+		return NEXT;
 	if (skb->mark == HANDLED) {
 		skb->mark = 0;
 		return NEXT;
@@ -247,6 +283,8 @@ static __always_inline int uplink_out(struct __sk_buff *skb)
 	__u8 *p, *end, kind;
 	__u16 type;
 
+	if (unlikely(!settings.uplink))
+		return NEXT;
 	if (skb->mark == HANDLED) {
 		skb->mark = 0;
 		return NEXT;
@@ -278,6 +316,8 @@ static __always_inline int uplink_out(struct __sk_buff *skb)
 	}
 	if (type == TYPE_ARP)
 		return arp_to_guests(skb, mac_at(p), settings.mac);
+	if (type == TYPE_IPV6 && p[IPV6_NEXT] == ICMPV6 && !skb->ingress_ifindex)
+		note_host(skb);
 	if (is_group(p)) {
 		flood(skb);
 		return NEXT;
@@ -314,18 +354,44 @@ static __always_inline int inward(struct __sk_buff *skb, const struct address *t
 	struct guest *guest = whose(to);
 	__u8 *p = start_of(skb);
 
-	if (likely(!guest || guest->mac == from || p + ETH_HLEN > end_of(skb)))
+	if (likely(!guest || guest->mac == from || guest->mac == settings.mac || p + ETH_HLEN > end_of(skb)))
 		return to_host(skb);
 	put_mac(p, guest->mac);
+	skb->mark = RETURNED;
 	return bpf_redirect(skb->ingress_ifindex, BPF_F_INGRESS);
 }
 
-static __always_inline int outward(struct __sk_buff *skb)
+/*
+ * To the air, as the uplink. A guest with a virtio header may have left a
+ * checksum to be written later, behind all of this, at any place that it has
+ * said: that must be behind the first `checked` bytes, or with 0 there must be
+ * none. The kernel does not tell a program of it, but:
+ *
+ * - bpf_l4_csum_replace leaves such a frame as it is, and any other gets a
+ *   source that is overwritten at once;
+ * - bpf_skb_change_tail makes no frame shorter than up to the end of what will
+ *   be written (__bpf_skb_min_len in net/core/filter.c).
+ */
+static __always_inline int outward(struct __sk_buff *skb, __u32 checked)
 {
 	__u8 *p = start_of(skb);
+	__u16 source;
 
 	if (p + ETH_HLEN > end_of(skb))
 		return DROP;
+	source = get16(p + ETH_SOURCE);
+	if (bpf_l4_csum_replace(skb, ETH_SOURCE, 0, 1, 0))
+		return DROP;
+	p = start_of(skb);
+	if (p + ETH_HLEN > end_of(skb))
+		return DROP;
+	if (get16(p + ETH_SOURCE) == source) {
+		if (!checked || !bpf_skb_change_tail(skb, checked, 0))
+			return drop(CHECKSUM);
+		p = start_of(skb);
+		if (p + ETH_HLEN > end_of(skb))
+			return DROP;
+	}
 	put_mac(p + ETH_SOURCE, settings.mac);
 	skb->mark = HANDLED;
 	return bpf_redirect(settings.uplink, 0);
@@ -348,6 +414,8 @@ static __noinline int arp_from_guest(struct __sk_buff *skb, mac_t to, mac_t from
 	if (read_arp(skb, &arp) || is_group(arp.sender_mac))
 		return drop(ARP);
 	sender = mac_in_arp(arp.sender_mac);
+	if (sender == own || !sender)
+		return drop(ARP);
 	if (!arp_sender(&arp)) {
 		/* A probe asks; nobody answers as nobody. */
 		if (arp.operation != be16(ARP_REQUEST))
@@ -369,7 +437,7 @@ static __noinline int arp_from_guest(struct __sk_buff *skb, mac_t to, mac_t from
 			return DROP;
 	if (write_mac(skb, ARP_SENDER_MAC, own))
 		return DROP;
-	return outward(skb);
+	return outward(skb, 0);
 }
 
 /* What is not plain unicast data to the air. */
@@ -382,7 +450,7 @@ static __noinline int ipv4_from_guest(struct __sk_buff *skb, mac_t to, mac_t fro
 		host_hears(skb);
 	if (translate_dhcp(skb, from))
 		return DROP;
-	return outward(skb);
+	return outward(skb, IPV4_CHECKED);
 }
 
 static __noinline int icmpv6_from_guest(struct __sk_buff *skb, mac_t to, mac_t from)
@@ -409,7 +477,7 @@ static __noinline int icmpv6_from_guest(struct __sk_buff *skb, mac_t to, mac_t f
 		return DROP;
 	if (found->target && tell(skb, found->message, found->target, own))
 		return DROP;
-	return outward(skb);
+	return outward(skb, found->payload ? found->payload + 1 : 0);
 }
 
 static __always_inline int air_out(struct __sk_buff *skb)
@@ -418,6 +486,8 @@ static __always_inline int air_out(struct __sk_buff *skb)
 	struct address address;
 	__u8 *p, *end;
 
+	if (unlikely(!settings.uplink))
+		return DROP;
 	pull(skb);
 	p = start_of(skb);
 	end = end_of(skb);
@@ -425,6 +495,9 @@ static __always_inline int air_out(struct __sk_buff *skb)
 		return drop(SHORT);
 	if (unlikely(!skb->ingress_ifindex))
 		return drop(NOBODY);
+	/* The bridge does not know that guest, and floods. */
+	if (unlikely(skb->mark == RETURNED))
+		return drop(LOOP);
 	from = mac_at(p + ETH_SOURCE);
 	to = mac_at(p);
 	if (unlikely(is_group(p + ETH_SOURCE) || !from || from == own))
@@ -451,7 +524,7 @@ static __always_inline int air_out(struct __sk_buff *skb)
 			      (p[IPV4_HEADER] != 0x45 || p + IPV4_PAYLOAD + 4 > end ||
 			       get16(p + IPV4_PAYLOAD + 2) == be16(DHCP_SERVER)))))
 			return ipv4_from_guest(skb, to, from);
-		return outward(skb);
+		return outward(skb, IPV4_CHECKED);
 	case TYPE_IPV6:
 		if (p + IPV6_PAYLOAD > end || p[IPV4_HEADER] >> 4 != 6)
 			return drop(SHORT);
@@ -473,7 +546,7 @@ static __always_inline int air_out(struct __sk_buff *skb)
 			}
 			if (is_group(p))
 				host_hears(skb);
-			return outward(skb);
+			return outward(skb, IPV6_CHECKED);
 		}
 		return icmpv6_from_guest(skb, to, from);
 	case TYPE_ARP:

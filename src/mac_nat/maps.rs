@@ -46,6 +46,25 @@ impl Maps {
             .map_err(|error| failure("reading", "settings", &error))
     }
 
+    /// Has programs that stand, some or all, do nothing, wherever their devices
+    /// are: the uplink may be in another namespace, with the program and beyond
+    /// the reach of this one.
+    pub fn stop(ids: &BTreeSet<u32>) -> Result<(), MacNatError> {
+        for id in ids {
+            let Some((_, map)) = open(&BTreeSet::from([*id]))?.remove_entry(SETTINGS_NAME) else {
+                continue;
+            };
+            let mut map: Array<MapData, [u8; SETTINGS]> =
+                Array::try_from(map).map_err(|error| failure("opening", "settings", &error))?;
+            let now = map
+                .get(&0, 0)
+                .map_err(|error| failure("reading", "settings", &error))?;
+            map.set(0, layout::stopped(now), 0)
+                .map_err(|error| failure("writing", "settings", &error))?;
+        }
+        Ok(())
+    }
+
     fn named(mut take: impl FnMut(&'static str) -> Result<Map, MacNatError>) -> Result<Self, MacNatError> {
         fn typed<T: TryFrom<Map, Error = MapError>>(name: &str, map: Map) -> Result<T, MacNatError> {
             T::try_from(map).map_err(|error| failure("opening", name, &error))
@@ -78,7 +97,8 @@ impl Maps {
     }
 
     /// Makes the addresses those that no guest, or only one, may claim, and
-    /// forgets what had been learned against it. Returns whether anything
+    /// forgets what had been learned against it, or of the uplink's MAC that
+    /// the settings name. Returns whether anything
     /// was not so already.
     pub fn set_addresses(
         &mut self,
@@ -88,12 +108,16 @@ impl Maps {
         let (protected, pins) = contents(addresses, broadcasts);
         let changed =
             make_it(&mut self.protected, &protected, "protected")? | make_it(&mut self.pins, &pins, "pins")?;
-        // Afterwards: nobody can learn it again in between.
-        let learned: Vec<(Key, [u8; GUEST])> = self.entries()?;
-        for (key, bytes) in learned {
-            let mac = layout::mac_bytes(layout::learned(&bytes).mac);
-            if protected.contains_key(&key) || pins.get(&key).is_some_and(|pin| *pin != mac) {
-                gone(self.guests.remove(&key), "guests")?;
+        let own = layout::mac_of(&self.settings()?);
+        // Afterwards nobody can learn it again; but a program that had looked
+        // before may write only now.
+        for _ in 0..2 {
+            for (key, bytes) in self.entries()? {
+                let mac = layout::mac_bytes(layout::learned(&bytes).mac);
+                let of_others = protected.contains_key(&key) || pins.get(&key).is_some_and(|pin| *pin != mac);
+                if of_others || mac == own {
+                    gone(self.guests.remove(&key), "guests")?;
+                }
             }
         }
         Ok(changed)
@@ -106,7 +130,9 @@ impl Maps {
         broadcasts: &BTreeSet<IpAddr>,
     ) -> Result<bool, MacNatError> {
         let (protected, pins) = contents(addresses, broadcasts);
-        let now: BTreeMap<Key, u32> = read(&self.protected, "protected")?.into_iter().collect();
+        let mut now: BTreeMap<Key, u32> = read(&self.protected, "protected")?.into_iter().collect();
+        // What the programs have put there themselves is not wrong.
+        now.retain(|key, kind| *kind != layout::HOSTS || protected.contains_key(key));
         let pinned: BTreeMap<Key, [u8; 8]> = read(&self.pins, "pins")?.into_iter().collect();
         Ok(now == protected && pinned == pins)
     }

@@ -61,6 +61,8 @@
 //!   further one takes the place of the port's own oldest.
 //! - Move an address more than once a second: it is that of whoever spoke as it
 //!   last.
+//! - Have the hardware, or the kernel behind the programs, write a checksum into
+//!   what they have checked, by a virtio header: such a frame is dropped.
 //! - Speak EAPOL, VLAN tags, or anything but ARP, IPv4 and IPv6 to the air.
 #![forbid(unsafe_code)]
 
@@ -90,7 +92,7 @@ pub use {
     loader::{OBJECT, attach_by, load},
 };
 
-pub use loader::{attach, attached, counters, detach, guests, stale, supported, sync};
+pub use loader::{attach, attached, counters, detach, guests, stale, stop, supported, sync};
 
 /// Between what the programs translate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

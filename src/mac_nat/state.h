@@ -12,7 +12,7 @@
 typedef __u64 mac_t;
 
 struct settings {
-	__u32 uplink;
+	__u32 uplink;	  /* 0: gone, maybe to another namespace; nothing is done */
 	__u32 air;
 	mac_t mac;	  /* W, the uplink's */
 	__u64 second;	  /* jiffies of one */
@@ -80,6 +80,7 @@ _Static_assert(sizeof(struct port) == 1096, "port");
 
 #define PROTECTED 1
 #define BROADCAST 2 /* of the uplink's own prefixes */
+#define HOSTS 3	    /* the host has just said that it has it, or asked */
 
 MAP(guests, BPF_MAP_TYPE_LRU_HASH, 0, struct address, struct guest, 16384);
 MAP(protected, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, struct address, __u32, 4096);
@@ -101,6 +102,8 @@ enum reason {
 	NOBODY,	     /* from the bridge itself */
 	ECHO,	     /* our own frame, come back */
 	TRANSACTION, /* DHCP with another's transaction id */
+	LOOP,	     /* sent to another guest, and come to the air port instead */
+	CHECKSUM,    /* left to the hardware, at a place where none is */
 	MOVE,	     /* not dropped: an address moved again within a second */
 	QUOTA,	     /* not dropped: a port's oldest address made room */
 	REASONS,

@@ -48,6 +48,14 @@ pub fn detach(_uplink: u32, _air: u32) -> Result<(), MacNatError> {
     left_out()
 }
 
+/// Has the programs do nothing.
+///
+/// # Errors
+/// Always.
+pub fn stop(_uplink: u32, _air: u32) -> Result<(), MacNatError> {
+    left_out()
+}
+
 /// Which programs stand.
 ///
 /// # Errors

@@ -188,6 +188,8 @@ fn arp_out() -> Vec<Case> {
             "arp",
         ),
         dropped("ARP with a group's MAC", ask((ALL, v4(50))), "arp"),
+        dropped("ARP that tells the uplink's MAC", ask((W, v4(77))), "arp"),
+        dropped("ARP that tells no MAC", ask((NONE, v4(77))), "arp"),
         dropped("inverse ARP", arp(ALL, A, 8, (A, v4(50)), (NONE, v4(1))), "arp"),
         dropped(
             "ARP of another hardware",
@@ -249,6 +251,11 @@ fn ipv4_out() -> Vec<Case> {
         out(
             "TCP to the host",
             ip(W, A, &ipv4(v4(50), v4(21), 6, (0, false), &tcp())),
+            Fate::Host,
+        ),
+        out(
+            "TCP by the uplink's MAC to an address that was learned of it",
+            ip(W, A, &ipv4(v4(50), v4(52), 6, (0, false), &tcp())),
             Fate::Host,
         ),
         out(
@@ -427,6 +434,7 @@ fn others_out() -> Vec<Case> {
         dropped("from a group's MAC", ip(GATEWAY, ALL, &packet), "source-mac"),
         dropped("from no MAC", ip(GATEWAY, NONE, &packet), "source-mac"),
         dropped("from the bridge itself", good.clone(), "bridge").behind(0),
+        dropped("what was sent to another guest", good.clone(), "loop").marked(RETURNED),
         dropped("an Ethernet header alone", good[..14].to_vec(), "short"),
     ]
 }

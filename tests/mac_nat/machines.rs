@@ -105,6 +105,7 @@ fn known() -> Known {
             (key(v6(50).into()), guest(A, PORT_A)),
             (key(v4(51).into()), guest(B, PORT_B)),
             (key(v6(51).into()), guest(B, PORT_B)),
+            (key(v4(52).into()), guest(W, PORT_B)),
         ],
         protected: vec![
             (key(v4(1).into()), 1),
@@ -213,6 +214,19 @@ impl Native {
         self.ask(&format!("settings {}", hex(&settings(false, times))));
     }
 
+    /// Knows no uplink any more.
+    pub fn stop(&mut self) {
+        let mut stopped = settings(false, STILL);
+        stopped[..4].fill(0);
+        self.ask(&format!("settings {}", hex(&stopped)));
+    }
+
+    /// Leaves the checksum of each frame to the hardware: it ends there. 0: no
+    /// more.
+    pub fn leave_checksum(&mut self, end: usize) {
+        self.ask(&format!("left {end}"));
+    }
+
     fn put(&mut self, map: &str, key: &[u8], value: &[u8]) {
         self.ask(&format!("put {map} {} {}", hex(key), hex(value)));
     }
@@ -312,7 +326,7 @@ fn read_run(answer: &str) -> (Outcome, Sent) {
     (outcome, sent)
 }
 
-const REASONS: usize = 14;
+const REASONS: usize = 16;
 
 fn learned(value: &[u8]) -> ([u8; 8], u32) {
     (

@@ -7,6 +7,8 @@
  *   put MAP KEY VALUE       an entry, in hex
  *   run PROGRAM INGRESS MARK FRAME
  *       VERDICT MARK FRAME [redirect INDEX:FLAGS] [clone INDEX:FLAGS:MARK:FRAME]...
+ *   left END                the checksum, which ends there, is left to the
+ *                           hardware, from now on; 0: it is not
  *   list MAP                KEY=VALUE ...
  *   clear                   forgets all entries
  */
@@ -23,6 +25,7 @@ struct native_entry {
 static const __u64 tick = 1000000;
 static __u32 target;
 static __u64 target_flags;
+static __u32 left;
 static char *clones;
 static size_t clones_size;
 static FILE *cloned;
@@ -157,6 +160,8 @@ long bpf_l4_csum_replace(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 
 		die("a checksum is replaced in a way that this does not know");
 	if (bpf_skb_load_bytes(skb, offset, &old, sizeof(old)))
 		return -14;
+	if (left)
+		return 0;
 	if ((flags & BPF_F_MARK_MANGLED_0) && !old)
 		return 0;
 	sum = add((__u32)to, ~(__u32)old);
@@ -191,6 +196,16 @@ long bpf_skb_pull_data(struct __sk_buff *skb, __u32 len)
 	if (skb->data + len > skb->data_end)
 		skb->data_end = skb->data + len;
 	return 0;
+}
+
+/* No shorter than the checksum needs it. */
+long bpf_skb_change_tail(struct __sk_buff *skb, __u32 len, __u64 flags)
+{
+	if (!left)
+		die("the end of a frame that has its checksum is changed");
+	if (flags || len < left)
+		return -22;
+	return len > skb->len ? -12 : 0;
 }
 
 __u64 bpf_jiffies64(void) { return tick; }
@@ -312,6 +327,8 @@ int main(void)
 					die("settings of another size");
 				memcpy((void *)&settings, bytes, length);
 				free(bytes);
+			} else if (!strcmp(verb, "left")) {
+				left = (__u32)number();
 			} else if (!strcmp(verb, "put")) {
 				put(map_named(word()));
 			} else if (!strcmp(verb, "clear")) {

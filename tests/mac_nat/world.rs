@@ -32,6 +32,8 @@ pub const PORT_A: u32 = 5;
 pub const PORT_B: u32 = 6;
 /// What marks a frame that air_out has seen to.
 pub const HANDLED: u32 = 0x766d_6272;
+/// What marks a frame that it has sent back into the bridge.
+pub const RETURNED: u32 = 0x766d_6273;
 
 /// One of 192.0.2.0/24.
 pub fn v4(last: u8) -> Ipv4Addr {

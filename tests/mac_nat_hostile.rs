@@ -1,0 +1,228 @@
+//! MAC-NAT against guests that want what is not theirs.
+#![cfg(feature = "mac-nat")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at the first surprise"
+)]
+
+#[path = "common/air.rs"]
+mod air;
+mod common;
+#[path = "common/frames.rs"]
+mod frames;
+#[path = "common/packets.rs"]
+mod packets;
+
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use air::{A, Air, B, GATEWAY, UPLINK, reaches, sh};
+use common::wait_until;
+use frames::{BROADCAST, Sender, frame, mac};
+use packets::{ARP, IPV4, IPV6, arp_as, ipv4, udp};
+use vmbr::mac_nat::Way;
+
+/// How many frames went out by a device of the host.
+fn sent(air: &Air, device: &str) -> u64 {
+    let text = sh(
+        &air.host,
+        &format!("ip -s -j link show {device} | grep -o '\"tx\":{{[^}}]*' | grep -o 'packets\":[0-9]*'"),
+    );
+    text.trim().rsplit(':').next().unwrap().parse().unwrap()
+}
+
+/// A frame that comes to where it was would never leave the kernel again.
+#[test]
+fn nothing_goes_round_for_ever() {
+    for way in [Way::Tcx, Way::Clsact] {
+        let air = Air::new("round", way);
+        reaches(&air.a, "192.0.2.1");
+        reaches(&air.b, "192.0.2.1");
+        let b = mac(B);
+        let claimed = Ipv4Addr::new(192, 0, 2, 77);
+        let target = ([0; 6], Ipv4Addr::new(192, 0, 2, 78));
+        let to_claimed = |from| ipv4(from, claimed, 17, (0, false), &udp(9, 9));
+        let frames = [
+            frame(BROADCAST, b, ARP, &arp_as(1, 1, (mac(UPLINK), claimed), target)),
+            frame(mac(UPLINK), b, IPV4, &to_claimed(Ipv4Addr::new(192, 0, 2, 51))),
+            // To a guest that is nowhere: the bridge floods it.
+            frame(
+                BROADCAST,
+                b,
+                ARP,
+                &arp_as(1, 1, ([0x52, 0x54, 0, 0, 0, 0x99], claimed), target),
+            ),
+        ];
+        let before = sent(&air, "pa");
+        Sender::on(&air.b, "eth0").repeat(&frames, || {
+            assert!(wait_until(Duration::from_secs(5), || air.counted("arp") > 20
+                && air.counted("loop") > 20));
+        });
+        let flooded = sent(&air, "pa") - before;
+        assert!(flooded < 2000, "{flooded} frames");
+        assert_eq!(
+            air.guest("192.0.2.77").unwrap().mac.to_string().to_lowercase(),
+            "52:54:00:00:00:99"
+        );
+        // Of an uplink that has just got the MAC of a guest nobody is left.
+        let mut settings = air.settings();
+        settings.mac = A.parse().unwrap();
+        air::inside(&air.host, || vmbr::mac_nat::sync(&settings, &air.addresses())).unwrap();
+        assert_eq!(air.guest("192.0.2.50"), None);
+    }
+}
+
+/// A guest's TAP with a virtio header, in the host's namespace, whose checksums
+/// are written at the uplink. Each frame is sent with a place and an offset.
+const HARDWARE: &str = "
+import array, fcntl, os, socket, struct, sys, time
+def offload(device, on):
+    value = array.array('B', struct.pack('II', 0x17, on))
+    request = struct.pack('16sP16x', device, value.buffer_info()[0])
+    fcntl.ioctl(socket.socket(), 0x8946, request)
+offload(b'uplink', 0)
+tap = os.open('/dev/net/tun', os.O_RDWR)
+fcntl.ioctl(tap, 0x400454ca, struct.pack('16sH22x', b'tapv', 0x5002))
+os.system('ip link set tapv master br0 up')
+time.sleep(0.5)
+for line in sys.stdin:
+    flags, start, offset, frame = line.split()
+    header = struct.pack('<BBHHHH', int(flags), 0, 0, 0, int(start), int(offset))
+    try: os.write(tap, header + bytes.fromhex(frame))
+    except OSError as error: print(error, flush=True)
+    time.sleep(0.02)
+time.sleep(0.5)
+";
+
+/// Tells what comes out of the uplink: UDP from port 9 by where it goes, and
+/// replies of ARP.
+const EAR: &str = "
+import signal, socket
+signal.alarm(30)
+heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+heard.bind(('ap', 0))
+print('ready', flush=True)
+while True:
+    frame, where = heard.recvfrom(4096)
+    if where[2] == 4 or frame[6:12] != bytes.fromhex('020000000021'): continue
+    kind = frame[12:14].hex()
+    if kind == '0806' and frame[21] == 2: print(frame[12:32].hex(), flush=True)
+    at = 34 if kind == '0800' else 54
+    if kind != '0806' and frame[at:at + 2] == b'\\0\\x09': print(frame[at + 3], flush=True)
+";
+
+#[test]
+fn checksums_overwrite_no_headers() {
+    let air = Air::new("hardware", Way::Tcx);
+    reaches(&air.station, "192.0.2.1");
+    let v = [0x52, 0x54, 0, 0, 0, 0x0c];
+    let own = Ipv4Addr::new(192, 0, 2, 52);
+    let gateway = mac(GATEWAY);
+    let announced = |pad: u16| {
+        let mut frame = frame(
+            BROADCAST,
+            v,
+            ARP,
+            &arp_as(1, 2, (v, own), ([0; 6], Ipv4Addr::new(192, 0, 2, 200))),
+        );
+        frame.extend(pad.to_be_bytes());
+        frame
+    };
+    let ipv6 = |next, payload: &[u8]| {
+        let [from, to] = ["2001:db8::52", "2001:db8::1"].map(|text| text.parse().unwrap());
+        frame(gateway, v, IPV6, &packets::ipv6(from, to, next, payload))
+    };
+    let udp4 = |port| {
+        let packet = ipv4(own, Ipv4Addr::new(192, 0, 2, 1), 17, (0, false), &udp(9, port));
+        frame(gateway, v, IPV4, &packet)
+    };
+    let [from, to] = ["2001:db8::52", "2001:db8::1"].map(|text| text.parse().unwrap());
+    let echo = frame(gateway, v, IPV6, &packets::icmpv6(from, to, 128, [0; 4], &[0; 8]));
+    let bad = [
+        // The sender's address, and MAC, of ARP.
+        (28, 0, announced(0)),
+        (22, 0, announced(0)),
+        (22, 2, announced(0)),
+        // Addresses of IP.
+        (26, 0, udp4(77)),
+        (20, 6, udp4(77)),
+        (22, 0, ipv6(17, &udp(9, 78))),
+        (20, 0, ipv6(17, &udp(9, 78))),
+        // The type of ICMPv6, and the next header before it.
+        (54, 0, echo.clone()),
+        (54, 2, echo),
+        (54, 0, ipv6(60, &[packets::options(17), udp(9, 79)].concat())),
+    ];
+    let good = [
+        (0, 0, 0, udp4(80)),
+        (1, 34, 6, udp4(81)),
+        (1, 54, 6, ipv6(17, &udp(9, 82))),
+        (0, 0, 0, announced(0)),
+    ];
+    let all = bad
+        .iter()
+        .map(|(start, offset, frame)| (1, *start, *offset, frame))
+        .chain(
+            good.iter()
+                .map(|(flags, start, offset, frame)| (*flags, *start, *offset, frame)),
+        );
+    let lines: String = all
+        .map(|(flags, start, offset, frame)| {
+            let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{flags} {start} {offset} {hex}\\n")
+        })
+        .collect();
+    let mut ear = air.lan.command("python3");
+    ear.args(["-c", EAR]).stdout(std::process::Stdio::piped());
+    let mut ear = ear.spawn().unwrap();
+    let mut told = BufReader::new(ear.stdout.take().unwrap()).lines();
+    assert_eq!(told.next().unwrap().unwrap(), "ready");
+    let complaints = sh(
+        &air.host,
+        &format!("printf '{lines}' >/tmp/$$; python3 -c \"{HARDWARE}\" </tmp/$$; rm /tmp/$$"),
+    );
+    assert_eq!(complaints, "");
+    let mut heard: Vec<String> = told.by_ref().take(good.len()).map(Result::unwrap).collect();
+    heard.sort();
+    let arp = "0806 0001080006040002 020000000021 c0000234".replace(' ', "");
+    assert_eq!(heard, [&arp, "80", "81", "82"]);
+    assert_eq!(air.counted("checksum"), bad.len() as u64);
+    ear.kill().unwrap();
+    ear.wait().unwrap();
+    air.assert_one_mac();
+}
+
+/// Before vmbr hears of it, and whoever claims it meanwhile.
+#[test]
+fn a_new_address_of_the_hosts_is_the_hosts() {
+    let air = Air::new("new", Way::Tcx);
+    reaches(&air.a, "192.0.2.1");
+    let to = Ipv4Addr::new(192, 0, 2, 1);
+    let packet = ipv4(Ipv4Addr::new(192, 0, 2, 77), to, 17, (0, false), &udp(9, 9));
+    let [from, to] = ["2001:db8::77", "2001:db8::1"].map(|text| text.parse().unwrap());
+    let claims = [
+        frame(mac(GATEWAY), mac(B), IPV4, &packet),
+        frame(
+            mac(GATEWAY),
+            mac(B),
+            IPV6,
+            &packets::ipv6(from, to, 17, &udp(9, 9)),
+        ),
+    ];
+    Sender::on(&air.b, "eth0").repeat(&claims, || {
+        let claimed = || air.guest("192.0.2.77").is_some() && air.guest("2001:db8::77").is_some();
+        assert!(wait_until(Duration::from_secs(5), claimed));
+        sh(
+            &air.host,
+            "ip addr add 192.0.2.77/24 dev uplink; ip addr add 2001:db8::77/64 dev uplink",
+        );
+        reaches(&air.station, "192.0.2.77");
+        reaches(&air.station, "2001:db8::77");
+        assert_eq!(air.guest("192.0.2.77"), None);
+        assert_eq!(air.guest("2001:db8::77"), None);
+        assert!(wait_until(Duration::from_secs(5), || air.counted("protected") > 20));
+    });
+    air.assert_one_mac();
+}
