@@ -163,6 +163,20 @@ fn an_acl_that_is_not_obeyed() {
     site.assert_clean();
     fs::set_permissions(&included, fs::Permissions::from_mode(0o664)).unwrap();
     site.by_hand("acl-writable", None);
+    // A slip of the pen is nobody's name.
+    site.sh("chmod 644 /etc/qemu/more.conf");
+    site.etc("passwd", "root:x:0:0::/root:/bin/sh\n");
+    site.etc(
+        "vmbr/acl.conf",
+        "allow br0 user=root,1000\nallow br0 user=alcie,root\n",
+    );
+    let finding = site.only("acl-stranger", None);
+    let message = finding["message"].as_str().unwrap();
+    assert!(
+        message.contains("line 2") && message.contains("alcie"),
+        "{message}"
+    );
+    site.sh("rm /etc/vmbr/acl.conf");
     // A group's file: QEMU's idiom, but for a deny.
     site.sh("chmod 640 /etc/qemu/more.conf");
     site.assert_clean();
@@ -180,7 +194,6 @@ fn an_acl_that_is_not_obeyed() {
         assert!(finding["message"].as_str().unwrap().contains(word), "{finding}");
     }
     // vmbr's own file hides the other.
-    fs::create_dir(site.path("etc/vmbr")).unwrap();
     site.etc("vmbr/acl.conf", "allow br0 # mine\n");
     site.assert_clean();
 }

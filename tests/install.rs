@@ -102,7 +102,7 @@ fn a_prefix_gets_everything_once_and_loses_exactly_that() {
     let variables = [("PREFIX", prefix.to_str().unwrap())];
     assert!(ok(install(&scratch, "", &variables, &["--uninstall"])).contains("nothing is installed"));
     let hooks = scratch.0.join("etc/NetworkManager/dispatcher.d");
-    fs::create_dir_all(&hooks).unwrap();
+    fs::create_dir_all(hooks.join("pre-up.d")).unwrap();
     let before = tree(&scratch.0);
 
     ok(install(&scratch, "", &variables, &[]));
@@ -234,6 +234,7 @@ fn a_package_tree_needs_no_privilege_and_says_what_is_left_to_do() {
         "usr/bin/vmbr",
         "usr/libexec/vmbr-helper",
         "usr/lib/NetworkManager/dispatcher.d/90-vmbr",
+        "usr/lib/NetworkManager/dispatcher.d/pre-up.d/90-vmbr",
         "etc/qemu/bridge.conf",
     ] {
         assert!(

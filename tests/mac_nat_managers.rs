@@ -23,7 +23,7 @@ use host::{Host, ping};
 use lease::Server;
 use machine::Machine;
 use serde_json::Value;
-use translated::{Guest, UP};
+use translated::{Guest, STATIC, UP};
 
 const VMBR: &str = env!("CARGO_BIN_EXE_vmbr");
 const PROFILE: &str = "/etc/NetworkManager/system-connections/wired.nmconnection";
@@ -94,4 +94,33 @@ fn network_manager_keeps_the_uplink_and_touches_nothing_else() {
     vmbr("down");
     assert!(ping(&host.ns, "192.0.2.1"));
     drop(server);
+}
+
+/// udev tells vmbr of a NIC that has another name; the rule is for NICs with a
+/// device beneath, which a namespace's have not.
+#[test]
+#[ignore = "waits for a udev of its own, ten seconds"]
+fn udev_tells_of_a_nic_with_another_name() {
+    let host = Host::new("air-udev", STATIC);
+    let machine = Machine::with_bus(&host.ns);
+    let rules = include_str!("../scripts/90-vmbr.rules").replace("/usr/local/bin/vmbr", VMBR);
+    let rules = rules.replace("TEST==\"device\", ", "");
+    let path = host.records().join("rules");
+    std::fs::write(&path, rules).unwrap();
+    machine.sh(&format!(
+        "mkdir -p /run/udev/rules.d; cp {} /run/udev/rules.d/90-vmbr.rules",
+        path.display()
+    ));
+    machine.start_udev();
+    machine.sh(&format!("{VMBR} {}", UP.join(" ")));
+    machine.sh("ip link set eth0 down; ip link set eth0 name wan0; ip link set wan0 up");
+    // It is the record that sync has changed.
+    machine.until("grep -q '\"name\": \"wan0\"' /run/vmbr/*/br0.json");
+    machine.sh("ip addr replace 192.0.2.21/24 dev wan0; ip route replace default via 192.0.2.1");
+    let guest = Guest::new(&host, 1);
+    assert!(ping(&guest.ns, "192.0.2.1"));
+    guest.leave(&host);
+    // A hook that finds nothing to do keeps nobody waiting.
+    machine.sh(&format!("{VMBR} down"));
+    assert!(host.ns.link("br0").is_none());
 }

@@ -80,6 +80,8 @@ hosts! {
         ip addr add 198.51.100.7 peer 203.0.113.0/24 dev eth0
         ip addr add 2001:db8::21 peer 2001:db8::1/128 dev eth0 nodad
         ip route add default via 192.0.2.1
+        # The route to a peer comes by deferred work (addrconf_dad_work()).
+        until ip -6 route show 2001:db8::1 | grep -q eth0; do sleep 0.01; done
         ip route add default via 2001:db8::1 dev eth0";
     labels_and_scopes: V4, None, "
         ip link set eth0 up

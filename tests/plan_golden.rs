@@ -17,10 +17,12 @@
     reason = "a test ends at the first surprise"
 )]
 
+#[path = "common/golden.rs"]
+mod golden;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use vmbr::model::route::protocol;
@@ -70,10 +72,10 @@ struct Case {
 
 impl Case {
     fn read(path: PathBuf) -> Self {
-        let live: HostState = json(&path, "live.json");
-        let record = |name: &str| -> Record { json(&path, name) };
+        let live: HostState = golden::json(&path, "live.json");
+        let record = |name: &str| -> Record { golden::json(&path, name) };
         let mut files = BTreeSet::from(["live.json".to_owned(), "request.json".to_owned()]);
-        let target = match json(&path, "request.json") {
+        let target = match golden::json(&path, "request.json") {
             Request::Up { uplink, bridge } => {
                 let refusals = refuse::up(&live, &uplink, &bridge);
                 if refusals.is_empty() {
@@ -118,14 +120,8 @@ impl Case {
     }
 
     fn name(&self) -> String {
-        self.path.file_name().unwrap().to_string_lossy().into_owned()
+        golden::name(&self.path)
     }
-}
-
-fn json<T: serde::de::DeserializeOwned>(path: &Path, name: &str) -> T {
-    let path = path.join(name);
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn stage_name(stage: Stage) -> &'static str {
@@ -156,14 +152,7 @@ fn plan_text(plan: &Plan) -> String {
 }
 
 fn cases() -> Vec<Case> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut paths: Vec<PathBuf> = fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).collect();
-    paths.sort();
-    assert!(
-        paths.len() >= 40,
-        "only {} cases: are they all there?",
-        paths.len()
-    );
+    let paths = golden::paths("golden", 40);
     paths.into_iter().map(Case::read).collect()
 }
 
@@ -177,36 +166,13 @@ fn plans(cases: &[Case]) -> impl Iterator<Item = (String, &HostState, &Target, &
 
 #[test]
 fn every_answer_is_as_written() {
-    let bless = std::env::var_os("VMBR_BLESS").is_some();
-    assert!(
-        !(bless && std::env::var_os("CI").is_some()),
-        "a machine cannot bless a plan: a person must read it"
-    );
-    let mut wrong = Vec::new();
-    for case in cases() {
-        let file = case.path.join(case.answer.file());
-        let text = case.answer.text();
-        if bless {
-            fs::write(&file, &text).unwrap();
-        }
-        let files = fs::read_dir(&case.path).unwrap();
-        let found: BTreeSet<String> = files
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        if found != case.files {
-            wrong.push(format!(
-                "{}: has {found:?}, should have {:?}",
-                case.name(),
-                case.files
-            ));
-            continue;
-        }
-        let written = fs::read_to_string(&file).unwrap();
-        if written != text {
-            wrong.push(format!("{}: planned\n{text}and not\n{written}", case.name()));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let cases = cases();
+    golden::assert_as_written(cases.iter().map(|case| golden::Outcome {
+        path: &case.path,
+        file: case.answer.file(),
+        text: case.answer.text(),
+        files: &case.files,
+    }));
 }
 
 /// The operations of a stage.

@@ -17,11 +17,13 @@
     reason = "a test ends at the first surprise"
 )]
 
+#[path = "common/golden.rs"]
+mod golden;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use macaddr::MacAddr6;
 use serde::Deserialize;
@@ -68,12 +70,6 @@ struct Case {
     files: BTreeSet<String>,
 }
 
-fn json<T: serde::de::DeserializeOwned>(path: &Path, name: &str) -> T {
-    let path = path.join(name);
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
 /// As `vmbr up` makes it.
 fn record(live: &HostState, uplink: &IfName, bridge: &IfName, dhcp_chaddr: bool) -> Record {
     let record = Record::of(live, uplink, bridge, "boot:1", 0).expect("the uplink has a MAC");
@@ -90,13 +86,13 @@ fn record(live: &HostState, uplink: &IfName, bridge: &IfName, dhcp_chaddr: bool)
 
 impl Case {
     fn read(path: PathBuf) -> Self {
-        let live: HostState = json(&path, "live.json");
+        let live: HostState = golden::json(&path, "live.json");
         let Request {
             what,
             programs,
             servers,
             pins,
-        } = json(&path, "request.json");
+        } = golden::json(&path, "request.json");
         let mut files = BTreeSet::from(["live.json".to_owned(), "request.json".to_owned()]);
         let stand = |record: &Record| {
             let link = uplink(&live, record).expect("the uplink is there");
@@ -119,7 +115,7 @@ impl Case {
                 }
             }
             What::Stand { record: name } => {
-                let target = stand(&json(&path, &name));
+                let target = stand(&golden::json(&path, &name));
                 files.insert(name);
                 Ok(target)
             }
@@ -127,23 +123,33 @@ impl Case {
                 record: name,
                 removes,
             } => {
-                let record: Record = json(&path, &name);
+                let record: Record = golden::json(&path, &name);
                 files.insert(name);
                 Ok(record.untranslated(removes).unwrap())
             }
         };
-        files.insert(if answer.is_ok() { "plan.txt" } else { "refusal.txt" }.to_owned());
-        Self {
+        let mut case = Self {
             path,
             live,
             programs,
             answer,
             files,
+        };
+        let file = case.file().to_owned();
+        case.files.insert(file);
+        case
+    }
+
+    /// The file that has the answer.
+    fn file(&self) -> &'static str {
+        match self.answer {
+            Ok(_) => "plan.txt",
+            Err(_) => "refusal.txt",
         }
     }
 
     fn name(&self) -> String {
-        self.path.file_name().unwrap().to_string_lossy().into_owned()
+        golden::name(&self.path)
     }
 
     fn text(&self) -> String {
@@ -166,57 +172,19 @@ fn plan_text(plan: &Plan) -> String {
 }
 
 fn cases() -> Vec<Case> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden_mac_nat");
-    let mut paths: Vec<PathBuf> = fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).collect();
-    paths.sort();
-    assert!(
-        paths.len() >= 15,
-        "only {} cases: are they all there?",
-        paths.len()
-    );
+    let paths = golden::paths("golden_mac_nat", 15);
     paths.into_iter().map(Case::read).collect()
 }
 
 #[test]
 fn every_answer_is_as_written() {
-    let bless = std::env::var_os("VMBR_BLESS").is_some();
-    assert!(
-        !(bless && std::env::var_os("CI").is_some()),
-        "a machine cannot bless a plan: a person must read it"
-    );
-    let mut wrong = Vec::new();
-    for case in cases() {
-        let name = if case.answer.is_ok() {
-            "plan.txt"
-        } else {
-            "refusal.txt"
-        };
-        let file = case.path.join(name);
-        if bless {
-            fs::write(&file, case.text()).unwrap();
-        }
-        let files = fs::read_dir(&case.path).unwrap();
-        let found: BTreeSet<String> = files
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        if found != case.files {
-            wrong.push(format!(
-                "{}: has {found:?}, should have {:?}",
-                case.name(),
-                case.files
-            ));
-            continue;
-        }
-        let written = fs::read_to_string(&file).unwrap();
-        if written != case.text() {
-            wrong.push(format!(
-                "{}: planned\n{}and not\n{written}",
-                case.name(),
-                case.text()
-            ));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let cases = cases();
+    golden::assert_as_written(cases.iter().map(|case| golden::Outcome {
+        path: &case.path,
+        file: case.file(),
+        text: case.text(),
+        files: &case.files,
+    }));
 }
 
 #[test]

@@ -217,6 +217,7 @@ fn what_stands_otherwise_is_refused_with_the_difference() {
             "192.0.2.5/24",
         ],
         &["tap", "add", "t9", "--count", "2", "--mac", "52:54:00:12:34:56"],
+        &["tap", "add", "t9", "--count", "2", "--guard", "mac"],
         &["tap", "add", "t9", "--count", "0"],
         &["tap", "add", "t9", "--queues", "257"],
         &["tap", "del"],
@@ -418,8 +419,12 @@ fn down_takes_persistent_taps_for_guests() {
     host.vmbr(&["tap", "add", "t0", "--mac", "52:54:00:12:34:56", "--guard", "mac"])
         .ok();
     assert_eq!(listed(&host)[0]["bridge"], "lan");
+    host.vmbr(&["tap", "add", "--count", "40", "many"]).ok();
     let text = refused(host.vmbr(&["down"]));
-    assert!(text.contains("guests are on lan: t0"), "{text}");
+    assert!(
+        text.contains("guests are on lan: ") && text.contains(" and 36 more"),
+        "{text}"
+    );
     host.vmbr(&["down", "--force"]).ok();
     assert_eq!(listed(&host), [] as [Value; 0]);
 }
@@ -485,7 +490,7 @@ fn status_tells_who_is_behind_each_tap() {
     assert_eq!(of("guarded")["guests"], known);
     let picture = host.vmbr(&["status"]).ok();
     assert!(
-        picture.contains("guest 52:54:00:00:00:01  address not known: it has not spoken to this host"),
+        picture.contains("guest 52:54:00:00:00:01  address not known: this host has heard none"),
         "{picture}"
     );
     assert!(

@@ -84,6 +84,7 @@ fn leases(report: &Report, case: &str) {
         "slaac",
         "slaac-second",
         "lease-dhclient6",
+        "apart",
     ];
     report.all_well(case, &ways);
     // An access point that sends our own question back to us looks like somebody

@@ -136,6 +136,22 @@ pub fn clear(
     Ok(())
 }
 
+/// Whether [`sync`] would find nothing to do.
+///
+/// # Errors
+/// As of that.
+pub fn is_current(record: &Record) -> Result<bool, MigrateError> {
+    let (live, programs) = look(record).map_err(MigrateError::Read)?;
+    let gone = || MigrateError::Gone(record.uplink.name.clone());
+    let target = standing(&live, record).ok_or_else(gone)?;
+    if !air::plan(&live, programs, &target).is_empty() {
+        return Ok(false);
+    }
+    let (settings, addresses) = orders(&target).ok_or_else(gone)?;
+    let stale = mac_nat::stale(&settings, &addresses).map_err(|error| MigrateError::Read(said(error)))?;
+    Ok(!stale)
+}
+
 /// Brings what stands up to date: the uplink's MAC and number, the host's
 /// addresses, what is missing of the devices and programs. Gives whether
 /// anything was not as it should be.

@@ -12,12 +12,14 @@ use nix::errno::Errno;
 use crate::model::route::{kind, protocol};
 use crate::model::{IfName, Route};
 use crate::netlink::wire::Wire;
-use crate::netlink::{KernelError, dump, sysctl, write};
+use crate::netlink::{KernelError, dump, ports, sysctl, write};
 use crate::plan::{Op, Plan, Stage, Step};
 
 use super::air;
 use super::solicit::solicit;
 
+/// From how many devices on they are removed together.
+const MANY: usize = 16;
 /// How long a bridge may take to see its first port's carrier.
 const CARRIER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the kernel's deferred work for new addresses may take.
@@ -79,12 +81,38 @@ impl Executor {
             if step.at_once {
                 self.perform_at_once(step)?;
             } else {
-                for op in &step.ops {
+                let mut ops = step.ops.as_slice();
+                while let Some((op, rest)) = ops.split_first() {
+                    let gone = self.remove_together(ops);
+                    if gone > 0 {
+                        ops = ops.get(gone..).unwrap_or_default();
+                        continue;
+                    }
                     self.perform(op).or_else(|source| tolerate(op, source))?;
+                    ops = rest;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Removes the devices that the first of `ops` remove, where they are many,
+    /// by one request, and gives how many that were; 0 where it did not. One
+    /// by one each waits for all processors (`synchronize_net()`).
+    fn remove_together(&mut self, ops: &[Op]) -> usize {
+        let name = |op: &Op| match op {
+            Op::DeleteLink { dev } => Some(dev.clone()),
+            _ => None,
+        };
+        let names: Vec<IfName> = ops.iter().map_while(name).collect();
+        // One that is gone already fails them all; then it is one by one.
+        if names.len() < MANY || ports::remove(&names).is_err() {
+            return 0;
+        }
+        names.iter().for_each(|name| {
+            self.indexes.remove(name);
+        });
+        names.len()
     }
 
     fn perform_at_once(&mut self, step: &Step) -> Result<(), Failure> {

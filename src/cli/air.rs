@@ -185,7 +185,7 @@ fn carry_out(
         &aim,
         &|plan| tell(plan, args),
         check,
-        &mut stage(up::words),
+        &mut stage(words_up),
     );
     let done = done.and_then(|()| {
         // The time to confirm it begins when all is done.
@@ -219,6 +219,14 @@ fn carry_out(
 fn tell(plan: &Plan, args: &Args) {
     if args.verbose {
         plan.ops().for_each(|op| say(&format!("  {op}")));
+    }
+}
+
+fn words_up(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Prepare => "making the bridge and its air port",
+        Stage::Enslave => "putting the air port on the bridge",
+        stage => up::words(stage),
     }
 }
 

@@ -208,7 +208,7 @@ const RUN_EXAMPLES: &str = "Examples:
   vmbr run --queues 4 --vhost -- qemu-system-x86_64 \\
     -netdev tap,id=n0,fds={fds},vhost=on,vhostfds={vhostfds} \\
     -device virtio-net-pci,netdev=n0,mq=on,vectors=10 ...
-  vmbr run --queues 2 -- cloud-hypervisor --net fd=[{fds,}],num_queues=4 ...
+  vmbr run --queues 2 -- cloud-hypervisor --net 'fd=[{fds,}],num_queues=4' ...
   vmbr run -- crosvm run --net tap-fd={fd0} ...";
 
 /// Arguments of `vmbr run`.
@@ -375,7 +375,7 @@ pub struct TapAdd {
     /// advertisements, redirects. A family with no address given is shut. The
     /// link-local address is the one made of the MAC; one that the guest makes
     /// otherwise has to be given, too.
-    #[arg(long, value_name = "mac|ADDR,...", requires = "mac")]
+    #[arg(long, value_name = "mac|ADDR,...", requires = "mac", conflicts_with = "count")]
     pub guard: Option<Rule>,
 }
 

@@ -167,7 +167,7 @@ fn taken_back(place: &Place, record: &Record) -> Error {
     let (uplink, bridge) = (&record.uplink.name, &record.bridge.name);
     let told = place.store.rollbacks();
     let message = match told.iter().find(|rollback| rollback.bridge == *bridge) {
-        Some(rollback) => format!("{uplink} has its network back: {}", rollback.reason),
+        Some(rollback) => format!("{}: {}", record.gone_words(), rollback.reason),
         None => format!("{bridge} was ended by someone else before it was confirmed"),
     };
     Error::Failed {

@@ -18,6 +18,7 @@ use super::change::{self, Place};
 use super::doctor;
 use super::outcome::{Error, log, print, print_json, say};
 use super::require_privilege;
+use super::tap::few;
 use super::verification::Verification;
 
 /// Runs `vmbr down`.
@@ -253,11 +254,11 @@ fn refusals(live: &HostState, record: &Record, guests: &[Link], force: bool) -> 
         ));
     }
     let guests = guests.iter().filter(|port| !record.has_made(&port.name));
-    let names: Vec<&str> = guests.map(|port| port.name.as_str()).collect();
+    let names: Vec<&IfName> = guests.map(|port| &port.name).collect();
     if !force && !names.is_empty() {
         let remedy = format!("stop the guests that use them, or cut them off: vmbr down {bridge} --force");
         found.push(Refusal::new(
-            format!("guests are on {bridge}: {}", names.join(", ")),
+            format!("guests are on {bridge}: {}", few(names.into_iter())),
             remedy,
         ));
     }

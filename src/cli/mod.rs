@@ -95,7 +95,7 @@ fn require_privilege() -> Result<(), Error> {
     } else {
         Err(Error::refused(
             "changing the host's network needs root",
-            "run it with sudo; --dry-run needs no root",
+            "run it with sudo",
         ))
     }
 }

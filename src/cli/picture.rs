@@ -199,7 +199,7 @@ fn draw_port(text: &mut String, port: &Port, last: bool) {
             .collect();
         // The host does not listen to what is not for it.
         let addresses = match addresses.as_slice() {
-            [] => "address not known: it has not spoken to this host".to_owned(),
+            [] => "address not known: this host has heard none".to_owned(),
             some => some.join("  "),
         };
         let _ = writeln!(text, "           {stem}    guest {mac}  {addresses}");

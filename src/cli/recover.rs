@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         print("nothing to recover");
     } else {
         due.iter().for_each(|record| {
-            print(&format!("{} carries its network itself", record.uplink.name));
+            print(&record.gone_words());
         });
     }
     Ok(())

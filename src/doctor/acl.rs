@@ -24,6 +24,9 @@ pub enum Wrong {
     /// It denies, and not everyone may read it: to those who may not, the
     /// line does not exist.
     HiddenDeny,
+    /// A line names a user or group (the word says which) whom nobody knows;
+    /// with the line's number.
+    Stranger(usize, &'static str, String),
     /// The one who asks may not read it.
     Closed,
 }
@@ -66,11 +69,28 @@ fn finding(file: &AclFile) -> Finding {
             ),
             format!("chmod o+r {path}"),
         ),
+        Wrong::Stranger(line, what, name) => Finding::new(
+            "acl-stranger",
+            Severity::Warning,
+            format!(
+                "{path}, line {line}: there is no {what} {name} in {}, so nobody is that",
+                etc(what)
+            ),
+            "mend the name, or write its number",
+        ),
         Wrong::Closed => Finding::new(
             "acl-closed",
             Severity::Note,
             format!("{path} was not looked at: you may not read it"),
             "sudo vmbr doctor",
         ),
+    }
+}
+
+/// Where users or groups are named.
+pub(super) fn etc(what: &str) -> &'static str {
+    match what {
+        "user" => "/etc/passwd",
+        _ => "/etc/group",
     }
 }

@@ -4,9 +4,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::helper::acl::{self, Dialect, FILES_MAX, OWN_FILE, QEMU_FILE, Statement, Trouble};
+use crate::helper::acl::{self, Dialect, FILES_MAX, Member, OWN_FILE, QEMU_FILE, Statement, Trouble, Who};
 
-use super::acl::{AclFile, Wrong};
+use super::acl::{AclFile, Wrong, etc};
 
 /// Looks at the ACL that counts and at all that it includes.
 pub(super) fn acl() -> Vec<AclFile> {
@@ -55,7 +55,14 @@ impl Survey {
             match statement {
                 Err(error) => self.wrong(path, Wrong::Unusable(format!("line {line}, {error}"))),
                 Ok(Statement::Deny(_)) if hidden => self.wrong(path, Wrong::HiddenDeny),
-                Ok(Statement::Allow(..) | Statement::Deny(_)) => {}
+                Ok(Statement::Allow(_, terms)) => {
+                    for (what, who) in [("user", terms.users), ("group", terms.groups)] {
+                        for name in strangers(what, who) {
+                            self.wrong(path, Wrong::Stranger(line, what, name));
+                        }
+                    }
+                }
+                Ok(Statement::Deny(_)) => {}
                 Ok(Statement::Include(included)) => {
                     let included = acl::included(path, included);
                     self.look(&included, self.dialect == Dialect::Qemu);
@@ -77,4 +84,23 @@ impl Survey {
             self.found.push(file);
         }
     }
+}
+
+/// The names among these that the file of users or groups does not have. What
+/// cannot be read has them all.
+fn strangers(what: &str, who: Option<Who<'_>>) -> Vec<String> {
+    let named = |member| match member {
+        Member::Name(name) => Some(name),
+        Member::Ids(..) => None,
+    };
+    let names: Vec<&str> = who.into_iter().flat_map(Who::members).filter_map(named).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let Ok(text) = std::fs::read_to_string(etc(what)) else {
+        return Vec::new();
+    };
+    let known = |name: &&str| text.lines().any(|line| line.split(':').next() == Some(name));
+    let unknown = names.into_iter().filter(|name| !known(name));
+    unknown.map(str::to_owned).collect()
 }

@@ -74,7 +74,13 @@ pub fn all(entries: &[Entry], held: Option<bool>) -> io::Result<Facts> {
 fn translation(record: &Record) -> io::Result<Translation> {
     let live = air::devices(record)?;
     let uplink = plan::air::uplink(&live, record);
-    let programs = air::programs(&live, record).ok();
+    let (programs, unsaid) = match air::programs(&live, record) {
+        Ok(programs) => (Some(programs), None),
+        Err(error) => (
+            None,
+            Some(error.to_string()).filter(|_| nix::unistd::geteuid().is_root()),
+        ),
+    };
     let target = air::standing(&live, record);
     let devices = target.as_ref().map(|target| {
         let plan = plan::air::plan(&live, Programs::All, target);
@@ -88,6 +94,7 @@ fn translation(record: &Record) -> io::Result<Translation> {
     Ok(Translation {
         supported: mac_nat::supported(),
         programs,
+        unsaid,
         devices: devices.unwrap_or_default(),
         uplink: uplink.is_some(),
         successor: live.link(&record.uplink.name).is_some(),

@@ -13,8 +13,10 @@ use super::{Change, Facts, Finding, Severity};
 pub struct Translation {
     /// Whether this vmbr can translate.
     pub supported: bool,
-    /// Which programs stand; none where only root may know.
+    /// Which programs stand; none where the kernel does not say.
     pub programs: Option<Programs>,
+    /// Why it does not say that to root: a kernel that lacks what it takes.
+    pub unsaid: Option<String>,
     /// What is otherwise than it has to be with the devices, as what would
     /// mend it.
     pub devices: Vec<Op>,
@@ -88,6 +90,14 @@ fn one(facts: &Facts, bridge: &IfName, translation: &Translation) -> Option<Find
             ),
         ));
     }
+    if let Some(why) = &translation.unsaid {
+        return Some(found(
+            "mac-nat-kernel",
+            Severity::Error,
+            format!("whether {bridge} translates MACs the kernel does not say: {why}"),
+            format!("boot a kernel with BPF at traffic control, or end it: vmbr down {bridge}"),
+        ));
+    }
     match translation.programs {
         None => {
             return Some(found(
@@ -113,8 +123,9 @@ fn one(facts: &Facts, bridge: &IfName, translation: &Translation) -> Option<Find
         mended(
             "mac-nat-stale",
             format!(
-                "what {bridge} knows of {uplink} is not so any more, its MAC or the addresses that no guest may claim: \
-                 no hook has told it ('scripts/install' installs them)"
+                "what {bridge} knows of {uplink} is not so any more: its MAC, the addresses that no guest may claim, or \
+                 those that acl.conf gives to one guest. After a change of the ACL run 'vmbr sync'; of the others \
+                 hooks tell it ('scripts/install' installs them)"
             ),
         )
     })
@@ -172,6 +183,7 @@ mod tests {
         next(|t| t.devices.clear());
         next(|t| t.programs = Some(Programs::All));
         next(|t| t.programs = None);
+        next(|t| t.unsaid = Some("function not implemented".to_owned()));
         next(|t| t.uplink = false);
         next(|t| t.successor = true);
         next(|t| t.supported = false);
@@ -187,6 +199,7 @@ mod tests {
                 ("mac-nat-programs", true),
                 ("mac-nat-stale", true),
                 ("mac-nat-unseen", false),
+                ("mac-nat-kernel", false),
                 ("uplink-gone", false),
                 ("uplink-anew", true),
                 ("mac-nat-unsupported", false),

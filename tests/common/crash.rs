@@ -133,10 +133,18 @@ impl Victim {
     /// Kills all processes of vmbr, and waits until they are dead: on a busy
     /// machine that takes a moment.
     pub fn kill_all(&self) {
-        for pid in self.alive() {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let killed = self.alive();
+        for pid in &killed {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
-        let dead = wait_until(PATIENCE, || self.alive().is_empty());
+        // One that ends has left its namespaces before it is dead (do_exit(),
+        // kernel/exit.c): it is looked for by its number.
+        let is_dead = |pid: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            matches!(state, None | Some('Z' | 'X'))
+        };
+        let dead = wait_until(PATIENCE, || self.alive().is_empty() && killed.iter().all(is_dead));
         assert!(dead, "they live: {:?}", self.alive());
     }
 

@@ -91,6 +91,7 @@ impl Site {
     /// Writes a file of the site's /etc, for root alone to write.
     pub fn etc(&self, name: &str, text: &str) -> PathBuf {
         let file = self.path("etc").join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, text).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         file

@@ -258,6 +258,12 @@ fn options(add: &TapAdd) -> Result<TapOptions, Error> {
         (None, Some(_)) => None,
         (None, None) => Some(Uid::from_raw(0)),
     };
+    let guard = match (&add.guard, add.mac) {
+        (Some(rule), Some(mac)) => Some(rule.of(mac)),
+        (None, _) => None,
+        // Never one without the other: it would be a port that nobody guards.
+        (Some(_), None) => return Err(Error::refused("a guard needs the guest's MAC", "say --mac")),
+    };
     let own_mac = |mac: MacAddr6| {
         let mut bytes = mac.into_array();
         bytes[0] = TAP_MAC_BYTE;
@@ -270,7 +276,7 @@ fn options(add: &TapAdd) -> Result<TapOptions, Error> {
         mac: add.mac.map(own_mac),
         mtu: add.mtu,
         isolated: add.isolated,
-        guard: add.guard.as_ref().zip(add.mac).map(|(rule, mac)| rule.of(mac)),
+        guard,
         domain: None,
     })
 }
