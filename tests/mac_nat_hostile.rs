@@ -259,10 +259,14 @@ fn the_bridge_itself_is_no_way_to_the_host() {
             frame(all, a, IPV4, &packet(gateway, host)),
         ]));
         assert!(hears(&[frame(mac(UPLINK), a, IPV4, &packet(own, host))]));
-        // Somebody has taken the program away.
+        let (settings, addresses) = (air.settings(), air.addresses());
+        air::inside(&air.host, || vmbr::mac_nat::sync(&settings, &addresses)).unwrap();
+        // Somebody takes the program away.
         sh(&air.host, "tc qdisc del dev br0 clsact || true");
-        let settings = air.settings();
-        air::inside(&air.host, || vmbr::mac_nat::sync(&settings, &air.addresses())).unwrap();
+        let stale = || air::inside(&air.host, || vmbr::mac_nat::stale(&settings, &addresses)).unwrap();
+        assert_eq!(stale(), way == Way::Clsact);
+        air::inside(&air.host, || vmbr::mac_nat::sync(&settings, &addresses)).unwrap();
+        assert!(!stale());
         assert!(!hears(&[frame(bridge, a, IPV4, &packet(own, host))]));
         air.assert_one_mac();
     }

@@ -83,6 +83,14 @@ fn close_bridge(object: &mut aya::Ebpf, air: u32, way: Option<Way>) -> Result<()
     }
 }
 
+/// Whether the bridge gives to the host what guests send to it.
+fn is_open(air: u32) -> Result<bool, MacNatError> {
+    Ok(match bridge_place(air)? {
+        Some(place) => place.standing()?.is_empty(),
+        None => false,
+    })
+}
+
 /// Gives the object to the kernel, where it is checked; nothing is attached.
 ///
 /// # Errors
@@ -180,10 +188,7 @@ fn maps_of(standing: &[Vec<Standing>; 3]) -> Result<Option<Maps>, MacNatError> {
 pub fn sync(settings: &Settings, addresses: &Addresses) -> Result<bool, MacNatError> {
     let standing = standing(settings.uplink, settings.air)?;
     let mut maps = maps_of(&standing)?.ok_or_else(|| absent(settings.uplink))?;
-    let opened = match bridge_place(settings.air)? {
-        Some(place) => place.standing()?.is_empty(),
-        None => false,
-    };
+    let opened = is_open(settings.air)?;
     if opened {
         let way = standing.iter().flatten().next().map(Standing::way);
         close_bridge(&mut load()?, settings.air, way)?;
@@ -209,6 +214,7 @@ pub fn stale(settings: &Settings, addresses: &Addresses) -> Result<bool, MacNatE
     let now = maps.settings()?;
     let wanted = layout::settings(settings, hz()?, layout::build_of(&now));
     Ok(now != wanted
+        || is_open(settings.air)?
         || !maps.have_prefixes(&prefixes(settings.uplink)?)?
         || !maps.have_addresses(addresses, &broadcasts(settings.uplink)?)?)
 }

@@ -19,6 +19,8 @@ const MOST: usize = 4000;
 const MAPPED: u32 = 96;
 /// Of a route's flags (linux/route.h).
 const RTF_GATEWAY: u32 = 2;
+/// The same of IPv6 (linux/ipv6_route.h).
+const RTF_LOCAL: u32 = 0x8000_0000;
 
 /// The prefixes that are on the uplink's link, and those that the host routes
 /// to other devices.
@@ -115,6 +117,11 @@ fn ipv6(line: &str) -> Option<Route<'_>> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let address = u128::from_str_radix(words.first()?, 16).ok()?;
     let bits = u32::from_str_radix(words.get(1)?, 16).ok()?;
+    let flags = u32::from_str_radix(words.get(8)?, 16).ok()?;
+    // The host's own addresses, and groups, are no places.
+    if flags & RTF_LOCAL != 0 || address >> 120 == 0xff {
+        return None;
+    }
     Some(Route {
         prefix: prefix(bits, Ipv6Addr::from(address).into()),
         device: words.get(9)?,
