@@ -22,10 +22,6 @@
 /* Up to where the addresses of IPv6 are, which are further than IPv4's. */
 #define READABLE IPV6_PAYLOAD
 
-/* A checksum that is written later ends behind this: that of TCP or UDP does. */
-#define IPV4_CHECKED (IPV4_PAYLOAD + 1)
-#define IPV6_CHECKED (IPV6_PAYLOAD + 1)
-
 #define TYPE_ARP be16(0x0806)
 #define TYPE_IPV4 be16(0x0800)
 #define TYPE_IPV6 be16(0x86dd)

@@ -65,7 +65,8 @@
 //! - Move an address more than once a second: it is that of whoever spoke as it
 //!   last.
 //! - Have the hardware, or the kernel behind the programs, write a checksum into
-//!   what they have checked, by a virtio header: such a frame is dropped.
+//!   ARP or ICMPv6, by a virtio header: such a frame is dropped. Of TCP and UDP
+//!   it is usual, and there it is a limit: two bytes of the guest's choice.
 //! - Speak EAPOL, VLAN tags, or anything but ARP, IPv4 and IPv6 to the air.
 #![forbid(unsafe_code)]
 

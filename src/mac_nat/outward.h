@@ -34,33 +34,27 @@ static __always_inline int inward(struct __sk_buff *skb, const struct address *t
 /*
  * To the air, as the uplink. A guest with a virtio header may have left a
  * checksum to be written later, behind all of this, at any place that it has
- * said: that must be behind the first `checked` bytes, or with 0 there must be
- * none. The kernel does not tell a program of it, but:
- *
- * - bpf_l4_csum_replace leaves such a frame as it is, and any other gets a
- *   source that is overwritten at once;
- * - bpf_skb_change_tail makes no frame shorter than up to the end of what will
- *   be written (__bpf_skb_min_len in net/core/filter.c).
+ * said. ARP and ICMPv6, which are `checked`, have none that is left: the kernel
+ * does not tell a program of it, but bpf_l4_csum_replace leaves such a frame as
+ * it is, and any other gets a source that is overwritten at once. Of TCP and
+ * UDP it is usual, and where it is written is not known.
  */
-static __always_inline int outward(struct __sk_buff *skb, __u32 checked)
+static __always_inline int outward(struct __sk_buff *skb, int checked)
 {
 	__u8 *p = start_of(skb);
 	__u16 source;
 
 	if (p + ETH_HLEN > end_of(skb))
 		return DROP;
-	source = get16(p + ETH_SOURCE);
-	if (bpf_l4_csum_replace(skb, ETH_SOURCE, 0, 1, 0))
-		return DROP;
-	p = start_of(skb);
-	if (p + ETH_HLEN > end_of(skb))
-		return DROP;
-	if (get16(p + ETH_SOURCE) == source) {
-		if (!checked || !bpf_skb_change_tail(skb, checked, 0))
-			return drop(CHECKSUM);
+	if (checked) {
+		source = get16(p + ETH_SOURCE);
+		if (bpf_l4_csum_replace(skb, ETH_SOURCE, 0, 1, 0))
+			return DROP;
 		p = start_of(skb);
 		if (p + ETH_HLEN > end_of(skb))
 			return DROP;
+		if (get16(p + ETH_SOURCE) == source)
+			return drop(CHECKSUM);
 	}
 	put_mac(p + ETH_SOURCE, settings.mac);
 	skb->mark = HANDLED;
@@ -108,7 +102,7 @@ static __noinline int arp_from_guest(struct __sk_buff *skb, mac_t to, mac_t from
 			return DROP;
 	if (write_mac(skb, ARP_SENDER_MAC, own))
 		return DROP;
-	return outward(skb, 0);
+	return outward(skb, 1);
 }
 
 /* What is not plain unicast data to the air. */
@@ -121,7 +115,7 @@ static __noinline int ipv4_from_guest(struct __sk_buff *skb, mac_t to, mac_t fro
 		host_hears(skb);
 	if (translate_dhcp(skb, from))
 		return DROP;
-	return outward(skb, IPV4_CHECKED);
+	return outward(skb, 0);
 }
 
 static __noinline int icmpv6_from_guest(struct __sk_buff *skb, mac_t to, mac_t from)
@@ -148,7 +142,7 @@ static __noinline int icmpv6_from_guest(struct __sk_buff *skb, mac_t to, mac_t f
 		return DROP;
 	if (found->target && tell(skb, found->message, found->target, own))
 		return DROP;
-	return outward(skb, found->payload ? found->payload + 1 : 0);
+	return outward(skb, !found->payload);
 }
 
 static __always_inline int air_out(struct __sk_buff *skb)
@@ -195,7 +189,7 @@ static __always_inline int air_out(struct __sk_buff *skb)
 			      (p[IPV4_HEADER] != 0x45 || p + IPV4_PAYLOAD + 4 > end ||
 			       get16(p + IPV4_PAYLOAD + 2) == be16(DHCP_SERVER)))))
 			return ipv4_from_guest(skb, to, from);
-		return outward(skb, IPV4_CHECKED);
+		return outward(skb, 0);
 	case TYPE_IPV6:
 		if (p + IPV6_PAYLOAD > end || p[IPV4_HEADER] >> 4 != 6)
 			return drop(SHORT);
@@ -217,7 +211,7 @@ static __always_inline int air_out(struct __sk_buff *skb)
 			}
 			if (is_group(p))
 				host_hears(skb);
-			return outward(skb, IPV6_CHECKED);
+			return outward(skb, 0);
 		}
 		return icmpv6_from_guest(skb, to, from);
 	case TYPE_ARP:

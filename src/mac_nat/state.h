@@ -116,7 +116,7 @@ enum reason {
 	ECHO,	     /* our own frame, come back */
 	TRANSACTION, /* DHCP with another's transaction id */
 	LOOP,	     /* sent to another guest, and come to the air port instead */
-	CHECKSUM,    /* left to the hardware, at a place where none is */
+	CHECKSUM,    /* of ARP or ICMPv6, left to the hardware */
 	MOVE,	     /* not dropped: an address moved again within a second */
 	QUOTA,	     /* not dropped: a port's oldest address made room */
 	REASONS,

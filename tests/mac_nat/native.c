@@ -216,16 +216,6 @@ long bpf_skb_pull_data(struct __sk_buff *skb, __u32 len)
 	return 0;
 }
 
-/* No shorter than the checksum needs it. */
-long bpf_skb_change_tail(struct __sk_buff *skb, __u32 len, __u64 flags)
-{
-	if (!left)
-		die("the end of a frame that has its checksum is changed");
-	if (flags || len < left)
-		return -22;
-	return len > skb->len ? -12 : 0;
-}
-
 __u64 bpf_jiffies64(void) { return tick; }
 __u64 bpf_ktime_get_boot_ns(void) { return tick * 4000000; }
 
