@@ -105,7 +105,7 @@ impl Control {
     }
 
     /// How many ports a bridge has. A dump of as many devices takes a hundred
-    /// times as long.
+    /// times as long. Needs CAP_NET_ADMIN.
     ///
     /// # Errors
     /// ENODEV if there is none of this name, EOPNOTSUPP if it is no bridge.
@@ -114,6 +114,11 @@ impl Control {
         // The bridge's part of include/uapi/linux/sockios.h and if_bridge.h.
         const SIOCDEVPRIVATE: u32 = 0x89f0;
         const BRCTL_GET_PORT_LIST: libc::c_ulong = 7;
+        // Of any other device it is a request of the driver's own, and may do
+        // anything.
+        if !self.is_bridge(bridge)? {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
         let mut indices = [0 as libc::c_int; crate::model::bridge::PORTS_MAX + 1];
         let mut arguments = [
             BRCTL_GET_PORT_LIST,
@@ -125,7 +130,8 @@ impl Control {
         asked.ifr_ifru.ifru_data = arguments.as_mut_ptr().cast();
         // The kernel reads the four arguments and writes as many indices as
         // the third says at most (br_dev_siocdevprivate(),
-        // net/bridge/br_ioctl.c); both outlive the call.
+        // net/bridge/br_ioctl.c); both outlive the call, and nothing else is
+        // reached by the pointer in the ifreq.
         self.call(SIOCDEVPRIVATE, &mut asked)?;
         // By the port's number, from 1 on; 0 where there is none.
         Ok(indices.iter().filter(|index| **index != 0).count())
