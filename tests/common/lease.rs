@@ -147,9 +147,10 @@ impl Server {
     }
 }
 
-/// A thousand echo requests a second to each of some addresses, and as many to
+/// Up to a thousand echo requests a second to each of some addresses, and as many to
 /// the one who asks: what is lost of those the machine that runs the test has
-/// lost, which was too busy to read the answers.
+/// lost, which was too busy to read the answers. What is late is not made up
+/// for: several requests at once would be lost in a moment of one.
 pub struct Stream {
     pings: Vec<(String, Child)>,
 }
@@ -175,7 +176,7 @@ impl Stream {
         let ping = |to: &&str| {
             let mut command: Command = ns.command("ping");
             command
-                .args(["-n", "-q", "-i", "0.001", "-l", "20", to])
+                .args(["-n", "-q", "-i", "0.001", to])
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped());
@@ -223,7 +224,7 @@ impl Stream {
     /// Ends, and asserts that at most so many were lost to each address.
     pub fn assert_lost_at_most(self, most: u64) {
         for count in self.end() {
-            assert!(count.sent > 100, "{count:?}");
+            assert!(count.sent > 50, "{count:?}");
             assert!(count.lost <= most, "{count:?}");
         }
     }
