@@ -166,13 +166,11 @@ fn as_before(report: &Report) {
 }
 
 #[test]
-#[ignore = "boots a virtual machine: two minutes of software emulation"]
 fn the_monitor_sees_a_guest_that_is_not_translated() {
     untranslated(telling());
 }
 
 #[test]
-#[ignore = "boots a virtual machine: two minutes of software emulation"]
 fn a_station_s_nic_becomes_an_uplink_and_keeps_its_network() {
     let report = telling();
     report.ended("up", "up", 0);
@@ -200,31 +198,26 @@ fn a_station_s_nic_becomes_an_uplink_and_keeps_its_network() {
 }
 
 #[test]
-#[ignore = "boots a virtual machine: two minutes of software emulation"]
 fn guests_lease_addresses_through_a_station() {
     leases(telling(), "wpa2-unicast");
 }
 
 #[test]
-#[ignore = "boots a virtual machine: two minutes of software emulation"]
 fn guests_and_the_network_behind_the_access_point_reach_each_other() {
     passes(telling(), "wpa2-unicast");
 }
 
 #[test]
-#[ignore = "boots a virtual machine: two minutes of software emulation"]
 fn guests_and_another_station_reach_each_other() {
     to_stations(telling(), "wpa2-unicast");
 }
 
 #[test]
-#[ignore = "boots a virtual machine: two minutes of software emulation"]
 fn bytes_by_tcp_arrive_as_they_were_sent() {
     carries(telling(), "wpa2-unicast");
 }
 
 #[test]
-#[ignore = "boots a virtual machine: two minutes of software emulation"]
 fn nothing_leaves_a_radio_with_a_guest_s_mac() {
     untranslated(telling());
     for case in ["wpa2-unicast", "roam", "mac"] {
@@ -233,7 +226,6 @@ fn nothing_leaves_a_radio_with_a_guest_s_mac() {
 }
 
 #[test]
-#[ignore = "boots a virtual machine: two minutes of software emulation"]
 fn guests_come_along_to_another_access_point() {
     telling().all_well(
         "roam",
@@ -242,7 +234,6 @@ fn guests_come_along_to_another_access_point() {
 }
 
 #[test]
-#[ignore = "boots a virtual machine: two minutes of software emulation"]
 fn without_an_access_point_host_and_guests_reach_each_other() {
     let report = telling();
     report.all_well("gone", &["lost", "host-guest", "guest-host", "guests"]);
@@ -250,7 +241,6 @@ fn without_an_access_point_host_and_guests_reach_each_other() {
 }
 
 #[test]
-#[ignore = "boots a virtual machine: two minutes of software emulation"]
 fn a_station_that_changes_its_mac_takes_its_guests_along() {
     let report = telling();
     report.all_well("mac", &["back", "slaac", "sync"]);
@@ -270,7 +260,6 @@ fn answers(report: &Report, case: &str, name: &str) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "boots a virtual machine: two minutes of software emulation"]
 fn what_is_sent_once_arrives_once() {
     for (name, addresses) in [("in", 2), ("station", 2), ("host", 2), ("guests", 2)] {
         let mut seen = answers(telling(), "once", name);
@@ -296,7 +285,6 @@ fn what_is_sent_once_arrives_once() {
 }
 
 #[test]
-#[ignore = "boots a virtual machine: two minutes of software emulation"]
 fn a_guest_does_not_get_what_is_another_s() {
     let report = telling();
     report.all_well("hostile", &["before", "before-other"]);
