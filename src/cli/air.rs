@@ -187,33 +187,13 @@ fn carry_out(
         check,
         &mut stage(words_up),
     );
-    let done = done.and_then(|()| {
-        // The time to confirm it begins when all is done.
-        let ended = up::ended(&record, seconds);
-        place.save(&ended).map_err(MigrateError::Unwritten)?;
-        Ok(ended)
-    });
-    let ended = match done {
-        Ok(ended) => ended,
-        Err(cause) => {
-            let error = take_back(&record, place, &cause);
-            if matches!(error, Error::Left { .. }) {
-                watchdog.leave();
-            }
-            return Err(error);
-        }
-    };
-    // What it tells of is over.
-    let _ = place.store.forget_note(&ended.bridge.name);
-    log(
-        Severity::Notice,
-        &format!(
-            "guests of {} reach the network by {}, with its MAC",
-            ended.bridge.name, ended.uplink.name
-        ),
+    let text = format!(
+        "guests of {} reach the network by {}, with its MAC",
+        record.bridge.name, record.uplink.name
     );
-    let awaits = ended.progress == Progress::AwaitingConfirm;
-    Ok((ended, awaits.then_some(watchdog)))
+    let back = |cause: &MigrateError| take_back(&record, place, cause);
+    let ((), record, watchdog) = up::conclude(&record, place, watchdog, seconds, done, back, &text)?;
+    Ok((record, watchdog))
 }
 
 fn tell(plan: &Plan, args: &Args) {

@@ -349,16 +349,44 @@ fn carry_out(
         let report = &mut |text: &str| say(&format!("- {text}"));
         handover::to_bridge(&record, report).map_err(MigrateError::NotHandedOver)
     });
-    let done = handed_over.and_then(|warnings| {
+    let text = format!(
+        "{} carries the network of {}",
+        record.bridge.name, record.uplink.name
+    );
+    let back = |cause: &MigrateError| change::undo(&record, place, &record.restored(), cause);
+    let (warnings, record, watchdog) = conclude(&record, place, watchdog, confirm, handed_over, back, &text)?;
+    Ok(Done {
+        record,
+        watchdog,
+        warnings,
+    })
+}
+
+/// Writes down that `up` has reached its target, which `text` says, or takes it
+/// back by `back`. Gives what reaching it gave, the record, and the watchdog
+/// where the change awaits its confirmation.
+///
+/// # Errors
+/// What `back` makes of the cause.
+pub(super) fn conclude<T>(
+    record: &Record,
+    place: &Place,
+    watchdog: Watchdog,
+    confirm: Option<u32>,
+    reached: Result<T, MigrateError>,
+    back: impl FnOnce(&MigrateError) -> Error,
+    text: &str,
+) -> Result<(T, Record, Option<Watchdog>), Error> {
+    let written = reached.and_then(|given| {
         // The time to confirm it begins when all is done.
-        let ended = ended(&record, confirm);
+        let ended = ended(record, confirm);
         place.save(&ended).map_err(MigrateError::Unwritten)?;
-        Ok((ended, warnings))
+        Ok((given, ended))
     });
-    let (ended, warnings) = match done {
+    let (given, ended) = match written {
         Ok(done) => done,
         Err(cause) => {
-            let error = change::undo(&record, place, &record.restored(), &cause);
+            let error = back(&cause);
             if matches!(error, Error::Left { .. }) {
                 watchdog.leave();
             }
@@ -367,19 +395,9 @@ fn carry_out(
     };
     // What it tells of is over.
     let _ = place.store.forget_note(&ended.bridge.name);
-    log(
-        Severity::Notice,
-        &format!(
-            "{} carries the network of {}",
-            ended.bridge.name, ended.uplink.name
-        ),
-    );
+    log(Severity::Notice, text);
     let awaits = ended.progress == Progress::AwaitingConfirm;
-    Ok(Done {
-        record: ended,
-        watchdog: awaits.then_some(watchdog),
-        warnings,
-    })
+    Ok((given, ended, awaits.then_some(watchdog)))
 }
 
 /// A manager that could not be prepared; nothing of the network was touched.
@@ -397,7 +415,7 @@ fn unprepared(record: &Record, place: &Place, error: &HandoverError) -> Error {
 }
 
 /// The record of a change that has reached its target.
-pub(super) fn ended(record: &Record, confirm: Option<u32>) -> Record {
+fn ended(record: &Record, confirm: Option<u32>) -> Record {
     let common = Record {
         time: clock::now(),
         ..record.clone()
