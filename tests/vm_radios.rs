@@ -119,6 +119,9 @@ fn to_stations(report: &Report, case: &str) {
 fn way(case: &str) {
     let report = all();
     report.ended("up", "up", 0);
+    if case != "open" {
+        report.all_well(case, &["associated", "routes"]);
+    }
     leases(report, case);
     passes(report, case);
     carries(report, case);
