@@ -18,6 +18,7 @@
 #define ARP_REQUEST 1
 #define ARP_REPLY 2
 
+#define UDP 17
 #define UDP_CHECKSUM 6
 #define TRANSACTION_SECONDS 70
 #define DHCP_SERVER 67
@@ -61,6 +62,16 @@ static __always_inline int read_arp(struct __sk_buff *skb, struct arp *arp)
 	       (arp->operation != be16(ARP_REQUEST) && arp->operation != be16(ARP_REPLY));
 }
 
+/*
+ * Whether a frame whose IPv4 header can be read may be for a UDP port: it is, or
+ * it has IPv4 options, or ends before the ports. find_udp looks closely.
+ */
+static __always_inline int may_be_for_udp(const __u8 *p, const __u8 *end, __u16 port)
+{
+	return p[IPV4_PROTOCOL] == UDP &&
+	       (p[IPV4_HEADER] != 0x45 || p + IPV4_PAYLOAD + 4 > end || get16(p + IPV4_PAYLOAD + 2) == be16(port));
+}
+
 /* Where the message is that a frame has for a UDP port; 0 where it has none. */
 static __always_inline int find_udp(struct __sk_buff *skb, __u16 port)
 {
@@ -68,7 +79,7 @@ static __always_inline int find_udp(struct __sk_buff *skb, __u16 port)
 	__u16 ports[2];
 	int at;
 
-	if (bpf_skb_load_bytes(skb, IPV4_HEADER, ip, sizeof(ip)) || ip[9] != 17 || get16(ip + 6) & be16(0x1fff))
+	if (bpf_skb_load_bytes(skb, IPV4_HEADER, ip, sizeof(ip)) || ip[9] != UDP || get16(ip + 6) & be16(0x1fff))
 		return 0;
 	at = IPV4_HEADER + (ip[0] & 15) * 4;
 	if (bpf_skb_load_bytes(skb, at, ports, sizeof(ports)) || ports[1] != be16(port))

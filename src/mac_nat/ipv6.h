@@ -12,7 +12,6 @@
 #define IPV6_PAYLOAD 54
 
 #define HOP_BY_HOP 0
-#define UDP 17
 #define ROUTING 43
 #define FRAGMENT 44
 #define AUTHENTICATION 51

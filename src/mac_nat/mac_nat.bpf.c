@@ -179,6 +179,17 @@ static __noinline int dhcp_to_guest(struct __sk_buff *skb)
 	return 1;
 }
 
+/* Of the uplink: not what was seen on its way already. */
+static __always_inline int is_to_see(struct __sk_buff *skb)
+{
+	if (unlikely(!settings.uplink))
+		return 0;
+	if (skb->mark != HANDLED)
+		return 1;
+	skb->mark = 0;
+	return 0;
+}
+
 static __always_inline int uplink_in(struct __sk_buff *skb)
 {
 	struct address address;
@@ -187,12 +198,8 @@ static __always_inline int uplink_in(struct __sk_buff *skb)
 	__u16 type;
 	mac_t own = settings.mac, to, group;
 
-	if (unlikely(!settings.uplink))
+	if (!is_to_see(skb))
 		return NEXT;
-	if (skb->mark == HANDLED) {
-		skb->mark = 0;
-		return NEXT;
-	}
 	pull(skb);
 	p = start_of(skb);
 	end = end_of(skb);
@@ -258,12 +265,8 @@ static __always_inline int uplink_out(struct __sk_buff *skb)
 	__u8 *p, *end, kind;
 	__u16 type;
 
-	if (unlikely(!settings.uplink))
+	if (!is_to_see(skb))
 		return NEXT;
-	if (skb->mark == HANDLED) {
-		skb->mark = 0;
-		return NEXT;
-	}
 	pull(skb);
 	p = start_of(skb);
 	end = end_of(skb);
@@ -273,7 +276,7 @@ static __always_inline int uplink_out(struct __sk_buff *skb)
 	if (type == TYPE_IPV4) {
 		if (p + IPV4_PAYLOAD > end)
 			return NEXT;
-		if (settings.dhcp_chaddr && p[IPV4_PROTOCOL] == UDP) {
+		if (settings.dhcp_chaddr && may_be_for_udp(p, end, DHCP_SERVER)) {
 			note_dhcp(skb, settings.mac, 0);
 			/* The verifier wants to see it again. */
 			p = start_of(skb);
@@ -306,7 +309,7 @@ static __always_inline int uplink_out(struct __sk_buff *skb)
 	if (guest && guest->mac == mac_at(p) && where_is(&address) == ON_LINK)
 		return deliver_by_helper(skb, guest, mac_at(p + ETH_SOURCE));
 	/* A DHCP server's offer to who has no address yet. */
-	if (type == TYPE_IPV4 && p[IPV4_PROTOCOL] == UDP && find_udp(skb, DHCP_CLIENT))
+	if (type == TYPE_IPV4 && unlikely(may_be_for_udp(p, end, DHCP_CLIENT)) && find_udp(skb, DHCP_CLIENT))
 		flood(skb);
 	/* Is a guest still there that was not heard for long? */
 	if (type == TYPE_IPV6 && p[IPV6_NEXT] == ICMPV6 &&

@@ -183,11 +183,7 @@ static __always_inline int air_out(struct __sk_buff *skb)
 			address = ipv4_address(get32(p + IPV4_DESTINATION));
 			return inward(skb, &address, from);
 		}
-		/* With IPv4 options, or at the port of DHCP: looked at closely. */
-		if (unlikely(is_group(p) ||
-			     (p[IPV4_PROTOCOL] == UDP &&
-			      (p[IPV4_HEADER] != 0x45 || p + IPV4_PAYLOAD + 4 > end ||
-			       get16(p + IPV4_PAYLOAD + 2) == be16(DHCP_SERVER)))))
+		if (unlikely(is_group(p) || may_be_for_udp(p, end, DHCP_SERVER)))
 			return ipv4_from_guest(skb, to, from);
 		return outward(skb, 0);
 	case TYPE_IPV6:
