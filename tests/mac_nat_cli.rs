@@ -19,10 +19,10 @@ mod translated;
 use common::stage::{Call, Stage};
 use common::{Namespace, VethEnd, run, veth_pair};
 use frames::{BROADCAST, arp, frame, mac, mac_of};
-use host::{Host, MAC, ping, script_in};
+use host::{Host, MAC, STATIC, ping, script_in};
 use serde_json::{Value, json};
 use tap::Frames;
-use translated::{Guest, STATIC, UP, assert_known_as_uplink, assert_untouched, filters, status};
+use translated::{Guest, UP, assert_known_as_uplink, assert_untouched, filters, status};
 
 /// The whole life: up, two guests, down. The host's own network stays as it
 /// was all the time.

@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 use common::strike::{Moment, Tracee};
 use common::wait_until;
 use crash::{LIMIT, Point, Victim};
-use translated::{STATIC, UP, assert_untouched, filters, status};
+use translated::{UP, assert_untouched, filters, status};
 
 /// Which of the two whole states it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl Sweep {
 }
 
 fn begin() -> (Victim, Pings) {
-    let host = host::Host::new("air-crash", STATIC);
+    let host = host::Host::new("air-crash", host::STATIC);
     let before = host.state();
     let victim = Victim { host, before };
     let pings = Pings::start(&victim);

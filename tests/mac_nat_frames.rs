@@ -29,25 +29,8 @@ use common::Namespace;
 use mac_nat::cases::{Case, Fate, Program, cases};
 use mac_nat::machines::{Kernel, Native, Outcome, Sent};
 use mac_nat::world::*;
+use vmbr::mac_nat::REASONS;
 
-const REASONS: [&str; 16] = [
-    "source-mac",
-    "protocol",
-    "short",
-    "arp",
-    "address",
-    "protected",
-    "pinned",
-    "headers",
-    "discovery",
-    "bridge",
-    "echo",
-    "dhcp-transaction",
-    "loop",
-    "checksum",
-    "moves-refused",
-    "quota-replaced",
-];
 const INGRESS: u64 = 1;
 const NEXT: i32 = -1;
 const SHOT: i32 = 2;

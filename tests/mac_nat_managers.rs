@@ -19,11 +19,11 @@ mod translated;
 use std::time::Duration;
 
 use common::{run, wait_until};
-use host::{Host, ping};
+use host::{Host, STATIC, ping};
 use lease::Server;
 use machine::Machine;
 use serde_json::Value;
-use translated::{Guest, STATIC, UP};
+use translated::{Guest, UP};
 
 const VMBR: &str = env!("CARGO_BIN_EXE_vmbr");
 const PROFILE: &str = "/etc/NetworkManager/system-connections/wired.nmconnection";

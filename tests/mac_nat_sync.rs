@@ -236,7 +236,7 @@ fn without_a_network_guests_and_host_reach_each_other() {
 
 #[test]
 fn where_there_is_no_such_bridge_it_does_nothing_for_anyone() {
-    let host = Host::new("air-none", translated::STATIC);
+    let host = Host::new("air-none", host::STATIC);
     host.vmbr(&["up", "eth0"]).ok();
     let before = host.state();
     let mut command = host.ns.command("setpriv");

@@ -19,16 +19,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 
 use common::strike::Tracee;
 use common::{run, wait_until};
-use host::{Host, State};
-
-const V4: Option<&str> = Some("192.0.2.21");
-const V6: Option<&str> = Some("2001:db8::21");
-const STATIC: &str = "
-    ip link set eth0 up
-    ip addr add 192.0.2.21/24 brd + dev eth0
-    ip addr add 2001:db8::21/64 dev eth0 nodad
-    ip route add default via 192.0.2.1
-    ip -6 route add default via 2001:db8::1";
+use host::{Host, STATIC, State, V4, V6};
 
 /// Packets that a filter or a queueing discipline of eth0 has seen.
 fn packets(host: &Host, args: &[&str]) -> u64 {

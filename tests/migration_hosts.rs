@@ -11,7 +11,7 @@ mod common;
 #[path = "common/host.rs"]
 mod host;
 
-use host::Host;
+use host::{Host, V4, V6};
 
 /// Goes up and down; `v4` and `v6` are the host's addresses for pings.
 fn there_and_back(hint: &str, script: &str, v4: Option<&str>, v6: Option<&str>) {
@@ -39,9 +39,6 @@ macro_rules! hosts {
         })*
     };
 }
-
-const V4: Option<&str> = Some("192.0.2.21");
-const V6: Option<&str> = Some("2001:db8::21");
 
 hosts! {
     ipv4_only: V4, None, "

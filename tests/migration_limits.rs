@@ -13,16 +13,7 @@ mod host;
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use host::Host;
-
-const V4: Option<&str> = Some("192.0.2.21");
-const V6: Option<&str> = Some("2001:db8::21");
-const STATIC: &str = "
-    ip link set eth0 up
-    ip addr add 192.0.2.21/24 brd + dev eth0
-    ip addr add 2001:db8::21/64 dev eth0 nodad
-    ip route add default via 192.0.2.1
-    ip -6 route add default via 2001:db8::1";
+use host::{Host, STATIC, V4, V6};
 
 /// A flip of ten thousand routes is one datagram, too.
 #[test]

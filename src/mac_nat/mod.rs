@@ -95,6 +95,7 @@ mod routes;
 #[doc(hidden)]
 pub use {
     hooks::Way,
+    layout::REASONS,
     loader::{OBJECT, attach_by, load},
 };
 

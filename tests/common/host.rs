@@ -15,6 +15,16 @@ use crate::common::{Ended, Namespace, VethEnd, run, veth_pair, wait_until};
 
 /// The NIC's MAC.
 pub const MAC: &str = "02:00:00:00:00:21";
+/// The addresses of a host that [`STATIC`] makes.
+pub const V4: Option<&str> = Some("192.0.2.21");
+pub const V6: Option<&str> = Some("2001:db8::21");
+/// A NIC with an address and a gateway of each family.
+pub const STATIC: &str = "
+    ip link set eth0 up
+    ip addr add 192.0.2.21/24 brd + dev eth0
+    ip addr add 2001:db8::21/64 dev eth0 nodad
+    ip route add default via 192.0.2.1
+    ip -6 route add default via 2001:db8::1";
 /// Seconds by which a remaining lifetime may be shorter than it was.
 const ELAPSED: i64 = 60;
 

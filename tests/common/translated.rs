@@ -8,15 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::common::{Namespace, VethEnd, veth_pair, wait_until};
-use crate::host::{Host, MAC, State, ping, script_in};
-
-/// Both families, static, as `up` finds a NIC.
-pub const STATIC: &str = "
-    ip link set eth0 up
-    ip addr add 192.0.2.21/24 brd + dev eth0
-    ip addr add 2001:db8::21/64 dev eth0 nodad
-    ip route add default via 192.0.2.1
-    ip -6 route add default via 2001:db8::1";
+use crate::host::{Host, MAC, STATIC, State, ping, script_in};
 
 /// The command that makes the bridge.
 pub const UP: [&str; 4] = ["up", "eth0", "--mode", "mac-nat"];

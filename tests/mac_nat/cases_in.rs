@@ -61,37 +61,22 @@ fn data_in() -> Vec<Case> {
         ip(to, STATION, &icmpv6(v6(9), v6(last), 135, [0; 4], &told))
     };
     let echo = |to: Mac| ip(to, W, &ipv4(v4(50), v4(255), 17, (0, false), &udp(137, 137)));
+    let fragment = |to: Mac| ip(to, GATEWAY, &ipv4(v4(1), v4(50), 17, (9, false), &[0; 8]));
+    let advertised = [&v6(1).octets()[..], &tells(2, GATEWAY)].concat();
+    let answer = icmpv6(v6(1), v6(50), 136, [0xe0, 0, 0, 0], &advertised);
+    // From one whom the bridge knows to be in the air: past the bridge.
+    let known = |name, frame: &dyn Fn(Mac) -> Vec<u8>| incoming(name, frame(W), Fate::Port(PORT_A, frame(A)));
+    let new = |name, frame: &dyn Fn(Mac) -> Vec<u8>| incoming(name, frame(W), Fate::Bridge(frame(B)));
     vec![
-        incoming(
-            "TCP to a guest",
-            v4_to(W, GATEWAY, 50),
-            Fate::Port(PORT_A, v4_to(A, GATEWAY, 50)),
-        ),
-        incoming(
-            "TCP to a guest from somebody new",
-            v4_to(W, STATION, 51),
-            Fate::Bridge(v4_to(B, STATION, 51)),
-        ),
+        known("TCP to a guest", &|to| v4_to(to, GATEWAY, 50)),
+        new("TCP to a guest from somebody new", &|to| v4_to(to, STATION, 51)),
         incoming("TCP to the host", v4_to(W, GATEWAY, 21), Fate::Passes),
         incoming("TCP to an unknown address", v4_to(W, GATEWAY, 99), Fate::Passes),
-        incoming(
-            "a fragment to a guest",
-            ip(W, GATEWAY, &ipv4(v4(1), v4(50), 17, (9, false), &[0; 8])),
-            Fate::Port(
-                PORT_A,
-                ip(A, GATEWAY, &ipv4(v4(1), v4(50), 17, (9, false), &[0; 8])),
-            ),
-        ),
-        incoming(
-            "TCP to a guest, IPv6",
-            v6_to(W, GATEWAY, 50),
-            Fate::Port(PORT_A, v6_to(A, GATEWAY, 50)),
-        ),
-        incoming(
-            "TCP to a guest from somebody new, IPv6",
-            v6_to(W, STATION, 51),
-            Fate::Bridge(v6_to(B, STATION, 51)),
-        ),
+        known("a fragment to a guest", &fragment),
+        known("TCP to a guest, IPv6", &|to| v6_to(to, GATEWAY, 50)),
+        new("TCP to a guest from somebody new, IPv6", &|to| {
+            v6_to(to, STATION, 51)
+        }),
         incoming("TCP to the host, IPv6", v6_to(W, GATEWAY, 21), Fate::Passes),
         incoming("to another station", v4_to(STATION, GATEWAY, 50), Fate::Passes),
         incoming(
@@ -126,34 +111,9 @@ fn data_in() -> Vec<Case> {
             Fate::Flooded(asks([0x33, 0x33, 0xff, 0, 0, 99], 99)),
         ),
         incoming("neighbour solicitation to the host", asks(W, 21), Fate::Passes),
-        incoming(
-            "neighbour advertisement to a guest",
-            ip(
-                W,
-                GATEWAY,
-                &icmpv6(
-                    v6(1),
-                    v6(50),
-                    136,
-                    [0xe0, 0, 0, 0],
-                    &[&v6(1).octets()[..], &tells(2, GATEWAY)].concat(),
-                ),
-            ),
-            Fate::Port(
-                PORT_A,
-                ip(
-                    A,
-                    GATEWAY,
-                    &icmpv6(
-                        v6(1),
-                        v6(50),
-                        136,
-                        [0xe0, 0, 0, 0],
-                        &[&v6(1).octets()[..], &tells(2, GATEWAY)].concat(),
-                    ),
-                ),
-            ),
-        ),
+        known("neighbour advertisement to a guest", &|to| {
+            ip(to, GATEWAY, &answer)
+        }),
     ]
 }
 
@@ -166,28 +126,11 @@ fn groups_in() -> Vec<Case> {
             incoming(name[1], ip(W, GATEWAY, &packet), flooded()),
         ]
     };
-    let mdns = ipv4(
-        v4(1),
-        "224.0.0.251".parse().unwrap(),
-        17,
-        (0, false),
-        &udp(5353, 5353),
-    );
-    let far = ipv4(
-        v4(1),
-        "239.201.2.3".parse().unwrap(),
-        17,
-        (0, false),
-        &udp(5353, 5353),
-    );
-    let all = ipv4(
-        v4(1),
-        std::net::Ipv4Addr::BROADCAST,
-        17,
-        (0, false),
-        &udp(137, 137),
-    );
-    let prefix = ipv4(v4(1), v4(255), 17, (0, false), &udp(137, 137));
+    let to = |to: std::net::Ipv4Addr, port| ipv4(v4(1), to, 17, (0, false), &udp(port, port));
+    let mdns = to("224.0.0.251".parse().unwrap(), 5353);
+    let far = to("239.201.2.3".parse().unwrap(), 5353);
+    let all = to(std::net::Ipv4Addr::BROADCAST, 137);
+    let prefix = to(v4(255), 137);
     let (nodes, all_nodes) = group(1);
     let (asked, asked_group) = solicited(v6(50));
     let advertised = icmpv6(local(1), all_nodes, 134, [64, 0, 0, 0], &[0; 8]);

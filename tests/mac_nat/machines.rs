@@ -12,6 +12,7 @@ use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::util::nr_cpus;
+use vmbr::mac_nat::REASONS;
 
 use super::cases::Program;
 use super::world::*;
@@ -302,7 +303,7 @@ impl Native {
     /// What it has learned and counted.
     pub fn state(&mut self) -> State {
         let guests = self.list("guests").into_iter();
-        let mut counters = vec![0; REASONS];
+        let mut counters = vec![0; REASONS.len()];
         for (key, value) in self.list("counters") {
             let reason = u32::from_ne_bytes(key.try_into().unwrap()) as usize;
             counters[reason] = u64::from_ne_bytes(value.try_into().unwrap());
@@ -348,8 +349,6 @@ fn read_run(answer: &str) -> (Outcome, Sent) {
     }
     (outcome, sent)
 }
-
-const REASONS: usize = 16;
 
 fn learned(value: &[u8]) -> ([u8; 8], u32) {
     (
@@ -402,7 +401,7 @@ impl Kernel {
         let xids = known.xids.into_iter().map(|(xid, value)| (xid.to_be(), value));
         self.fill::<u32, [u8; 16]>("xids", xids.collect());
         let mut counters: PerCpuArray<_, u64> = self.0.map_mut("counters").unwrap().try_into().unwrap();
-        for reason in 0..REASONS {
+        for reason in 0..REASONS.len() {
             let zero = vec![0; nr_cpus().unwrap()];
             counters
                 .set(reason as u32, PerCpuValues::try_from(zero).unwrap(), 0)
@@ -469,7 +468,7 @@ impl Kernel {
                 .iter()
                 .map(|entry| entry.map(|(key, value)| (key, learned(&value))).unwrap())
                 .collect(),
-            counters: (0..REASONS)
+            counters: (0..REASONS.len())
                 .map(|reason| counters.get(&(reason as u32), 0).unwrap().iter().sum())
                 .collect(),
         }
