@@ -59,6 +59,44 @@ fn another_mac_of_the_uplink() {
     assert_eq!(status(&site)["mac"], MAC);
 }
 
+/// How many addresses are known in all, and how many of the guest at a port.
+fn learned(site: &Site, port: &str) -> (usize, usize) {
+    let bridge = status(site);
+    let all = bridge["translation"]["learned"].as_u64().unwrap() as usize;
+    let ports = bridge["ports"].as_array().unwrap();
+    let port = ports.iter().find(|one| one["name"] == port);
+    let own = port.map_or(0, |port| port["guests"][0]["learned"].as_array().unwrap().len());
+    (all, own)
+}
+
+/// What is for its addresses would follow a port to another bridge.
+#[test]
+fn a_port_that_moved_to_another_bridge_is_forgotten() {
+    let (site, guest) = with_guest("air-moved");
+    let stays = Guest::new(&site, 2);
+    stays.assert_reaches("192.0.2.1", "2001:db8::1");
+    site.sh(&format!(
+        "ip link add other type bridge; ip link set {} master other",
+        guest.port
+    ));
+    let (all, of_stays) = learned(&site, &stays.port);
+    assert!(of_stays >= 2 && all >= of_stays + 2, "{all}, {of_stays}");
+    site.only("mac-nat-stale", Some("br0"));
+    assert!(sync(&site).contains("br0 is up to date"));
+    let (all, of_stays) = learned(&site, &stays.port);
+    assert!(of_stays >= 2 && all == of_stays, "{all}, {of_stays}");
+    site.assert_clean();
+    // It is a guest again when it comes back; one whose port is gone harms nobody.
+    site.sh(&format!(
+        "ip link set {} master br0; ip link del other; ip link del {}",
+        guest.port, stays.port
+    ));
+    guest.assert_reaches("192.0.2.1", "2001:db8::1");
+    assert!(learned(&site, &guest.port).1 >= 2);
+    assert!(sync(&site).contains("already so"));
+    site.assert_clean();
+}
+
 /// A guest that speaks as the uplink hears nothing for the host.
 #[test]
 fn a_guest_that_speaks_as_the_uplink_does_not_become_the_host() {

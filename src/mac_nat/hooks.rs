@@ -5,6 +5,7 @@
 //! with them, and one that somebody else had made stays: the filters' names
 //! tell which it is.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -57,19 +58,39 @@ pub(super) fn places(uplink: u32, air: u32) -> [Place; 3] {
 /// The place of the program that keeps guests from the host by the bridge
 /// itself, where there is a bridge.
 pub(super) fn bridge_place(air: u32) -> Result<Option<Place>, MacNatError> {
-    let asked = Rtnl::open().and_then(|rtnl| rtnl.master(IfIndex(air)));
-    let master = match asked {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => None,
-        done => done.map_err(|error| MacNatError {
-            message: format!("asking for the bridge of {}: {error}", name_of(IfIndex(air))),
-            remedy: remedy(&error),
-        })?,
-    };
+    let master = bridges_of([air])?.remove(&air).flatten();
     Ok(master.map(|device| Place {
         name: BRIDGE_IN,
         device,
         hook: Hook::Ingress,
     }))
+}
+
+/// On which bridge each of these ports is, if on any; those that are gone are
+/// left out.
+pub(super) fn bridges_of(
+    ports: impl IntoIterator<Item = u32>,
+) -> Result<BTreeMap<u32, Option<IfIndex>>, MacNatError> {
+    let asked = |port: u32, error: io::Error| MacNatError {
+        message: format!("asking for the bridge of {}: {error}", name_of(IfIndex(port))),
+        remedy: remedy(&error),
+    };
+    let mut found = BTreeMap::new();
+    let mut rtnl = None;
+    for port in ports {
+        let rtnl = match &mut rtnl {
+            Some(open) => open,
+            none => none.insert(Rtnl::open().map_err(|error| asked(port, error))?),
+        };
+        match rtnl.master(IfIndex(port)) {
+            Ok(master) => {
+                found.insert(port, master);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+            Err(error) => return Err(asked(port, error)),
+        }
+    }
+    Ok(found)
 }
 
 /// A program that stands at its place.

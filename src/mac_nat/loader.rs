@@ -10,7 +10,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_getres, clock_gettime};
 
-use super::hooks::{BRIDGE_IN, Place, Standing, Way, bridge_place, places};
+use super::hooks::{BRIDGE_IN, Place, Standing, Way, bridge_place, bridges_of, places};
 use super::layout;
 use super::maps::{Maps, chain};
 use super::routes::prefixes;
@@ -179,9 +179,21 @@ fn maps_of(standing: &[Vec<Standing>; 3]) -> Result<Option<Maps>, MacNatError> {
     }
 }
 
+/// The ports at which guests were heard and that were taken off the bridge
+/// since, maybe to another one, where they would hear what is for the addresses
+/// that they had here.
+fn strays(maps: &Maps, air: u32) -> Result<BTreeSet<u32>, MacNatError> {
+    let heard: BTreeSet<u32> = maps.learned()?.iter().map(|(_, guest)| guest.port).collect();
+    let bridges = bridges_of(heard.iter().copied().chain([air]))?;
+    let here = bridges.get(&air);
+    let left = |port: &u32| bridges.get(port).is_some_and(|bridge| Some(bridge) != here);
+    Ok(heard.into_iter().filter(left).collect())
+}
+
 /// Tells the programs that the uplink's MAC or addresses have changed, and
-/// forgets what was learned of addresses that no guest may claim now. Returns
-/// whether anything had changed.
+/// forgets what was learned of addresses that no guest may claim now, and of
+/// guests that are not on the bridge any more. Returns whether anything had
+/// changed.
 ///
 /// # Errors
 /// They do not stand; what the kernel answered.
@@ -200,6 +212,7 @@ pub fn sync(settings: &Settings, addresses: &Addresses) -> Result<bool, MacNatEr
         maps.set_settings(wanted)?;
     }
     let changed = maps.set_prefixes(&prefixes(settings.uplink)?)? | changed;
+    let changed = maps.forget(&strays(&maps, settings.air)?)? | changed;
     Ok(maps.set_addresses(addresses, &broadcasts(settings.uplink)?)? | changed)
 }
 
@@ -216,6 +229,7 @@ pub fn stale(settings: &Settings, addresses: &Addresses) -> Result<bool, MacNatE
     Ok(now != wanted
         || is_open(settings.air)?
         || !maps.have_prefixes(&prefixes(settings.uplink)?)?
+        || !strays(&maps, settings.air)?.is_empty()
         || !maps.have_addresses(addresses, &broadcasts(settings.uplink)?)?)
 }
 

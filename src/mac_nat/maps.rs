@@ -182,6 +182,21 @@ impl Maps {
             .collect())
     }
 
+    /// Forgets the addresses of these ports. Returns whether there were any.
+    pub fn forget(&mut self, ports: &BTreeSet<u32>) -> Result<bool, MacNatError> {
+        let of_them = |bytes: &[u8; GUEST]| ports.contains(&layout::learned(bytes).port);
+        let entries = self.entries()?;
+        let mut any = false;
+        for (key, _) in entries.iter().filter(|(_, bytes)| of_them(bytes)) {
+            gone(self.guests.remove(key), "guests")?;
+            any = true;
+        }
+        for port in ports {
+            gone(self.ports.remove(port), "ports")?;
+        }
+        Ok(any)
+    }
+
     pub fn is_pinned(&self, address: IpAddr, mac: MacAddr6) -> bool {
         self.pins.get(&layout::key(address), 0).ok() == Some(layout::mac_bytes(mac))
     }
