@@ -304,7 +304,7 @@ fn a_guest_does_not_get_what_is_another_s() {
 }
 
 #[test]
-#[ignore = "boots a virtual machine: fifteen minutes of software emulation"]
+#[ignore = "boots a virtual machine: three minutes of software emulation"]
 fn an_open_network() {
     untranslated(all());
     way("open");
@@ -312,37 +312,37 @@ fn an_open_network() {
 }
 
 #[test]
-#[ignore = "boots a virtual machine: fifteen minutes of software emulation"]
+#[ignore = "boots a virtual machine: three minutes of software emulation"]
 fn an_open_network_with_multicast_as_unicast() {
     way("open-unicast");
 }
 
 #[test]
-#[ignore = "boots a virtual machine: fifteen minutes of software emulation"]
+#[ignore = "boots a virtual machine: three minutes of software emulation"]
 fn an_open_network_with_isolated_stations() {
     way("open-isolate");
 }
 
 #[test]
-#[ignore = "boots a virtual machine: fifteen minutes of software emulation"]
+#[ignore = "boots a virtual machine: three minutes of software emulation"]
 fn a_network_with_wpa2() {
     way("wpa2");
 }
 
 #[test]
-#[ignore = "boots a virtual machine: fifteen minutes of software emulation"]
+#[ignore = "boots a virtual machine: three minutes of software emulation"]
 fn a_network_with_wpa2_and_multicast_as_unicast_carries_fifty_megabytes() {
     way("wpa2-unicast");
 }
 
 #[test]
-#[ignore = "boots a virtual machine: fifteen minutes of software emulation"]
+#[ignore = "boots a virtual machine: three minutes of software emulation"]
 fn a_network_with_wpa2_and_isolated_stations() {
     way("wpa2-isolate");
 }
 
 #[test]
-#[ignore = "boots a virtual machine: fifteen minutes of software emulation"]
+#[ignore = "boots a virtual machine: three minutes of software emulation"]
 fn requests_for_a_lease_can_have_the_station_s_mac_all_through() {
     let report = all();
     report.all_well("chaddr", &["up", "down"]);
