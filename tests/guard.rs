@@ -196,7 +196,7 @@ fn nobody_takes_a_guarded_mac_away() {
     let host = bridged("sticky");
     add(&host, "t0", GUARD);
     let again = host.vmbr(&["tap", "add", "t1", "--mac", GUEST, "--guard", "mac"]);
-    assert_eq!(again.code(), 1, "{again:?}");
+    assert_eq!(again.code(), 3, "{again:?}");
     assert!(
         again.stderr.contains("another port of br0 has that MAC"),
         "{again:?}"

@@ -28,7 +28,11 @@ pub fn fill(command: &[OsString], descriptors: &Descriptors) -> Result<Vec<OsStr
         .map(|word| fill_word(word.as_bytes(), descriptors, &mut used).map(OsString::from_vec))
         .collect::<Result<_, _>>()?;
     if !used.fds {
-        return Err("nothing in COMMAND takes the TAP: write {fds} where its descriptors belong".to_owned());
+        let nothing = "nothing in COMMAND takes the TAP: write {fds} where its descriptors belong";
+        return Err(match used.unknown {
+            Some(word) => format!("{nothing}, or {{fds,}} or {{fd0}}; {word} is none of these"),
+            None => nothing.to_owned(),
+        });
     }
     match (used.vhostfds, descriptors.vhostfds.is_empty()) {
         (true, true) => Err("COMMAND wants {vhostfds}: say --vhost".to_owned()),
@@ -41,6 +45,8 @@ pub fn fill(command: &[OsString], descriptors: &Descriptors) -> Result<Vec<OsStr
 struct Used {
     fds: bool,
     vhostfds: bool,
+    /// What stayed, and was maybe meant.
+    unknown: Option<String>,
 }
 
 fn fill_word(mut word: &[u8], descriptors: &Descriptors, used: &mut Used) -> Result<Vec<u8>, String> {
@@ -98,7 +104,10 @@ fn value(braced: &str, descriptors: &Descriptors, used: &mut Used) -> Result<Opt
                 ));
             }
         },
-        _ => return Ok(None),
+        _ => {
+            used.unknown = Some(braced.to_owned());
+            return Ok(None);
+        }
     };
     if name.starts_with("vhost") {
         used.vhostfds = true;
@@ -169,6 +178,7 @@ mod tests {
             ("{fds} {vhostfd0}", &[], "say --vhost"),
             ("{fds}", &[7, 8], "nothing in COMMAND takes {vhostfds}"),
             ("{fd2}", &[], "there is no {fd2}"),
+            ("tap,fds={fd}", &[], "{fd} is none of these"),
             ("{fds} {vhostfd99999999999999999999}", &[7, 8], "there is no"),
         ] {
             let error = filled(&[word], &[3, 4], vhostfds).unwrap_err();

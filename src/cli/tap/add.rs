@@ -375,16 +375,15 @@ fn is_taken(error: &PortError) -> bool {
 fn failed(bridge: &IfName, error: &PortError) -> Error {
     let remedy = if error.source.is(Errno::EXFULL) {
         format!("{bridge} has all the {PORTS_MAX} ports that a bridge can have: remove some; none was made")
+    } else if error.doing == ports::GUARDING && error.source.is(Errno::EEXIST) {
+        return Error::refused(
+            format!("another port of {bridge} has that MAC for its guest"),
+            "give each guest its own; none was made",
+        );
     } else if error.doing == ports::GUARDING {
-        if error.source.is(Errno::EEXIST) {
-            format!(
-                "another port of {bridge} has that MAC for its guest: give each guest its own; none was made"
-            )
-        } else {
-            "a guard needs a kernel with CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS (modules cls_bpf, \
-             sch_ingress); none was made"
-                .to_owned()
-        }
+        "a guard needs a kernel with CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS (modules cls_bpf, \
+         sch_ingress); none was made"
+            .to_owned()
     } else if error.source.is(Errno::ENOENT) || error.source.is(Errno::ENODEV) {
         "if /dev/net/tun is missing: modprobe tun; none was made".to_owned()
     } else {
