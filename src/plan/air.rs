@@ -110,6 +110,8 @@ pub struct Translation {
     pub mac: MacAddr6,
     /// The air port.
     pub air: IfName,
+    /// Its bridge, which gives the host nothing itself.
+    pub bridge: IfName,
     /// Whether DHCP clients' hardware addresses are translated, too.
     pub dhcp_chaddr: bool,
     /// The addresses that no guest may claim.
@@ -118,7 +120,7 @@ pub struct Translation {
     pub pins: BTreeMap<IpAddr, MacAddr6>,
 }
 
-/// Which of the three programs are attached, as vmbr's own.
+/// Which of the programs of uplink and air port are attached, as vmbr's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Programs {
@@ -208,6 +210,7 @@ impl Record {
             index: link.index,
             mac: link.mac?,
             air: air.port.clone(),
+            bridge: self.bridge.name.clone(),
             dhcp_chaddr: air.dhcp_chaddr,
             protected,
             pins,
@@ -392,6 +395,7 @@ pub(super) fn translate_text(translation: &Translation, unsaid: &mut Vec<String>
     let Translation {
         uplink,
         air,
+        bridge,
         mac,
         dhcp_chaddr,
         protected,
@@ -420,13 +424,14 @@ pub(super) fn translate_text(translation: &Translation, unsaid: &mut Vec<String>
         ));
     }
     let mut text = String::new();
-    for dev in [air, uplink] {
+    for dev in [air, uplink, bridge] {
         let _ = writeln!(text, "tc qdisc add dev {dev} clsact");
     }
     let filters = [
         (uplink, "ingress", "vmbr_uplink_in"),
         (uplink, "egress", "vmbr_uplink_out"),
         (air, "egress", "vmbr_air_out"),
+        (bridge, "ingress", "vmbr_bridge_in"),
     ];
     let filters = filters.map(|(dev, side, program)| {
         format!("tc filter add dev {dev} {side} bpf direct-action object-file {OBJECT} program {program}")
@@ -435,7 +440,7 @@ pub(super) fn translate_text(translation: &Translation, unsaid: &mut Vec<String>
     text
 }
 
-/// The commands that take them away.
+/// The commands that take them away; the bridge's goes with it.
 pub(super) fn stop_text(uplink: &IfName, air: &IfName) -> String {
     let sides = [(air, "egress"), (uplink, "egress"), (uplink, "ingress")];
     sides
