@@ -164,6 +164,22 @@ fn addresses_that_no_guest_may_claim() {
     let guests = bridge["ports"].to_string();
     assert!(guests.contains(r#""pinned":true"#), "{guests}");
     assert!(site.vmbr(&["status"]).ok().contains("192.0.2.78 (pinned)"));
+    // A slip in the file gives nothing away, and is told.
+    site.etc(
+        "vmbr/acl.conf",
+        &format!("allow br0 usr=root mac={} guard=192.0.2.78\n", guest.mac),
+    );
+    let ended = site.vmbr(&["sync"]);
+    assert_eq!(ended.code(), 1, "{ended:?}");
+    assert!(ended.stderr.contains("/etc/vmbr/acl.conf: line 1, "), "{ended:?}");
+    assert!(!guest.reaches_as("192.0.2.79"), "it is another's by the ACL");
+    assert!(site.vmbr(&["status"]).ok().contains("192.0.2.78 (pinned)"));
+    site.sh("rm /etc/vmbr/acl.conf");
+    sync(&site);
+    assert!(!site.vmbr(&["status"]).ok().contains("(pinned)"));
+    site.etc("resolv.conf", "");
+    sync(&site);
+    assert!(guest.reaches_as("192.0.2.79"));
     guest.assert_reaches("192.0.2.2", "2001:db8::1");
 }
 

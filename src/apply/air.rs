@@ -61,10 +61,12 @@ pub fn programs(live: &HostState, record: &Record) -> Result<Programs, mac_nat::
 }
 
 /// The state that `up` and `sync` lead to, as the host is in `live`; none where
-/// the uplink is gone, or has no MAC.
+/// the uplink is gone, or has no MAC. Under an ACL that is not obeyed guests
+/// keep what it had given them.
 pub fn standing(live: &HostState, record: &Record) -> Option<Target> {
     let link = air::uplink(live, record)?;
     let pins = told::pins(&record.bridge.name);
+    let pins = pins.unwrap_or_else(|_| mac_nat::pins(link.index).unwrap_or_default());
     let protected = air::protected(live, &link.name, &told::servers(), &pins);
     record.translated(link, protected, pins)
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use macaddr::MacAddr6;
 
-use crate::helper::acl::{self, Dialect, FILES_MAX, Guard, OWN_FILE, Statement};
+use crate::helper::acl::{self, Dialect, FILES_MAX, Guard, OWN_FILE, Statement, Trouble};
 use crate::model::IfName;
 
 /// Where the host's servers of names are written: by resolv.conf(5) itself,
@@ -49,22 +49,24 @@ fn in_resolv_conf(text: &str) -> Vec<IpAddr> {
 }
 
 /// The addresses that lines of acl.conf for `bridge` give to one guest: those
-/// with a whole `mac=` and a `guard=` with addresses. An ACL that is not
-/// obeyed gives nothing; `vmbr doctor` tells of it.
-pub fn pins(bridge: &IfName) -> BTreeMap<IpAddr, MacAddr6> {
-    pins_in(Path::new(OWN_FILE), bridge)
-}
-
-fn pins_in(file: &Path, bridge: &IfName) -> BTreeMap<IpAddr, MacAddr6> {
+/// with a whole `mac=` and a `guard=` with addresses. Without the file there are
+/// none.
+///
+/// # Errors
+/// Where it is wrong, and what: an ACL that is not obeyed. What it had given
+/// before is not free for that.
+pub fn pins(bridge: &IfName) -> Result<BTreeMap<IpAddr, MacAddr6>, String> {
+    let file = Path::new(OWN_FILE);
+    if !file.exists() {
+        return Ok(BTreeMap::new());
+    }
     let mut reading = Reading {
         bridge,
         seen: Vec::new(),
         found: BTreeMap::new(),
     };
-    match reading.read(file) {
-        Some(()) => reading.found,
-        None => BTreeMap::new(),
-    }
+    reading.read(file)?;
+    Ok(reading.found)
 }
 
 struct Reading<'a> {
@@ -74,16 +76,20 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads one file and what it includes; none where the ACL denies
+    /// Reads one file and what it includes; a sentence where the ACL denies
     /// everything.
-    fn read(&mut self, path: &Path) -> Option<()> {
-        if self.seen.len() >= FILES_MAX || self.seen.iter().any(|seen| seen == path) {
-            return None;
+    fn read(&mut self, path: &Path) -> Result<(), String> {
+        let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+        if self.seen.len() >= FILES_MAX {
+            return Err(wrong(&Trouble::TooMany));
+        }
+        if self.seen.iter().any(|seen| seen == path) {
+            return Err(wrong(&Trouble::Loop));
         }
         self.seen.push(path.to_owned());
-        let (text, _) = acl::read_file(path).ok()?;
-        for (_, statement) in acl::statements(&text, Dialect::Vmbr) {
-            match statement.ok()? {
+        let (text, _) = acl::read_file(path).map_err(|trouble| wrong(&trouble))?;
+        for (line, statement) in acl::statements(&text, Dialect::Vmbr) {
+            match statement.map_err(|error| wrong(&format_args!("line {line}, {error}")))? {
                 Statement::Allow(target, terms) if target.covers(self.bridge) => {
                     let (Some(mac), Some(Guard::Addresses(addresses))) = (terms.exact_mac(), terms.guard)
                     else {
@@ -100,7 +106,7 @@ impl Reading<'_> {
                 }
             }
         }
-        Some(())
+        Ok(())
     }
 }
 

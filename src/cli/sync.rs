@@ -9,8 +9,9 @@ use crate::apply::air;
 use crate::apply::announce::{self, Whom};
 use crate::apply::migrate::MigrateError;
 use crate::apply::recover;
+use crate::apply::told;
 use crate::mac_nat;
-use crate::model::HostState;
+use crate::model::{HostState, IfName};
 use crate::netlink::dump;
 use crate::plan::record::{Progress, Uplink};
 use crate::plan::{Mode, Record};
@@ -70,6 +71,19 @@ pub fn run(sync: &Sync, args: &Args) -> Result<(), Error> {
             done.push((record.bridge.name.clone(), one(record, &place)?));
         }
     }
+    // What it had given to guests is theirs still, but nobody else's for that.
+    if let Some(text) = done.iter().find_map(|(bridge, _)| told::pins(bridge).err()) {
+        return Err(Error::Failed {
+            message: format!("the ACL is not obeyed: {text}"),
+            remedy: "guests keep the addresses that it had given them; mend it, then: vmbr sync".into(),
+        });
+    }
+    tell(&done, args);
+    Ok(())
+}
+
+/// Says what came of each bridge.
+fn tell(done: &[(IfName, Synced)], args: &Args) {
     if args.json {
         let word = |synced| match synced {
             Synced::Already => "already",
@@ -81,9 +95,9 @@ pub fn run(sync: &Sync, args: &Args) -> Result<(), Error> {
             .map(|(bridge, synced)| json!({"bridge": bridge, "outcome": word(*synced)}))
             .collect();
         print_json(&json!({"synced": list}));
-        return Ok(());
+        return;
     }
-    for (bridge, synced) in &done {
+    for (bridge, synced) in done {
         match synced {
             Synced::Already => print(&format!("already so: {bridge} is up to date")),
             Synced::Changed => print(&format!("{bridge} is up to date")),
@@ -95,7 +109,6 @@ pub fn run(sync: &Sync, args: &Args) -> Result<(), Error> {
     if done.is_empty() {
         print("nothing to do: no bridge in mode mac-nat");
     }
-    Ok(())
 }
 
 /// Whether a bridge is as it has to be, as far as one look tells.

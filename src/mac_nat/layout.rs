@@ -73,6 +73,12 @@ pub fn mac_bytes(mac: MacAddr6) -> [u8; 8] {
     [a, b, c, d, e, f, 0, 0]
 }
 
+/// The same, read.
+pub fn mac_in(bytes: [u8; 8]) -> MacAddr6 {
+    let [a, b, c, d, e, f, ..] = bytes;
+    MacAddr6::new(a, b, c, d, e, f)
+}
+
 /// `struct settings`; `hz` is how often a second the kernel's clock ticks.
 pub fn settings(settings: &Settings, hz: u64, build: u64) -> [u8; SETTINGS] {
     // Two to the power of this are half a minute to a minute.

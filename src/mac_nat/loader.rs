@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use aya::programs::SchedClassifier;
+use macaddr::MacAddr6;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_getres, clock_gettime};
@@ -324,6 +325,15 @@ pub fn guests(uplink: u32) -> Result<Vec<Guest>, MacNatError> {
         .collect();
     guests.sort_by_key(|guest| (guest.port, guest.address));
     Ok(guests)
+}
+
+/// The addresses that are one guest's alone, as the programs know it. Needs
+/// root.
+///
+/// # Errors
+/// The programs do not stand; what the kernel answered.
+pub fn pins(uplink: u32) -> Result<BTreeMap<IpAddr, MacAddr6>, MacNatError> {
+    maps_at(uplink)?.pinned()
 }
 
 /// What was dropped, and what else is worth to be counted, by reason. Needs

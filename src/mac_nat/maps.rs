@@ -201,6 +201,15 @@ impl Maps {
         self.pins.get(&layout::key(address), 0).ok() == Some(layout::mac_bytes(mac))
     }
 
+    /// The addresses that are one guest's alone.
+    pub fn pinned(&self) -> Result<BTreeMap<IpAddr, MacAddr6>, MacNatError> {
+        let all = read(&self.pins, "pins")?;
+        Ok(all
+            .into_iter()
+            .map(|(key, mac)| (layout::address(key), layout::mac_in(mac)))
+            .collect())
+    }
+
     fn entries(&self) -> Result<Vec<(Key, [u8; GUEST])>, MacNatError> {
         read(&self.guests, "guests")
     }

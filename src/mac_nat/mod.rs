@@ -99,7 +99,7 @@ pub use {
     loader::{OBJECT, attach_by, load},
 };
 
-pub use loader::{attach, attached, counters, detach, guests, stale, stop, supported, sync};
+pub use loader::{attach, attached, counters, detach, guests, pins, stale, stop, supported, sync};
 
 /// Between what the programs translate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

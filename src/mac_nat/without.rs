@@ -1,6 +1,9 @@
 //! A vmbr that was built without the feature `mac-nat`: it says so.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use macaddr::MacAddr6;
 
 use super::{Addresses, Attached, Guest, MacNatError, Settings};
 
@@ -69,6 +72,14 @@ pub fn attached(_uplink: u32, _air: u32) -> Result<Attached, MacNatError> {
 /// # Errors
 /// Always.
 pub fn guests(_uplink: u32) -> Result<Vec<Guest>, MacNatError> {
+    left_out()
+}
+
+/// Which addresses are one guest's.
+///
+/// # Errors
+/// Always.
+pub fn pins(_uplink: u32) -> Result<BTreeMap<IpAddr, MacAddr6>, MacNatError> {
     left_out()
 }
 
