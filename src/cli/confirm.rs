@@ -10,8 +10,8 @@ use crate::apply::recover::{is_due, milliseconds_left};
 use crate::apply::watch::Watch;
 use crate::apply::watchdog::await_end_of;
 use crate::netlink::dump;
-use crate::plan::Record;
 use crate::plan::record::Progress;
+use crate::plan::{Mode, Record};
 use crate::sys::syslog::Severity;
 
 use super::args::{Args, Confirm};
@@ -110,12 +110,15 @@ fn keep(place: &Place, record: &Record, args: &Args) -> Result<(), Error> {
 /// # Errors
 /// Nobody did, and the host is as before.
 pub fn wait(place: &Place, record: &Record) -> Result<(), Error> {
-    let name = &record.bridge.name;
+    let (name, uplink) = (&record.bridge.name, &record.uplink.name);
+    let or = match record.mode() {
+        Mode::Bridge => format!("{uplink} gets its network back"),
+        Mode::MacNat => format!("{name} goes again"),
+    };
     say(&format!(
-        "now run 'vmbr confirm' from a new connection within {} s, or {} gets its network back; \
+        "now run 'vmbr confirm' from a new connection within {} s, or {or}; \
          ending this command changes nothing of that",
         milliseconds_left(record).div_ceil(1000),
-        record.uplink.name
     ));
     let watch = place.store.directory().and_then(Watch::new);
     let mut countdown = Countdown::new();
@@ -165,6 +168,10 @@ fn nobody_did(place: &Place, record: &Record) -> Result<(), Error> {
 
 fn taken_back(place: &Place, record: &Record) -> Error {
     let (uplink, bridge) = (&record.uplink.name, &record.bridge.name);
+    let mode = match record.mode() {
+        Mode::Bridge => "",
+        Mode::MacNat => " --mode mac-nat",
+    };
     let told = place.store.rollbacks();
     let message = match told.iter().find(|rollback| rollback.bridge == *bridge) {
         Some(rollback) => format!("{}: {}", record.gone_words(), rollback.reason),
@@ -172,7 +179,7 @@ fn taken_back(place: &Place, record: &Record) -> Error {
     };
     Error::Failed {
         message,
-        remedy: format!("if the host can be reached: vmbr up {uplink} --confirm, then vmbr confirm"),
+        remedy: format!("if the host can be reached: vmbr up {uplink}{mode} --confirm, then vmbr confirm"),
     }
 }
 

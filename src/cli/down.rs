@@ -184,6 +184,13 @@ fn find(place: &Place, live: &HostState, name: Option<&IfName>) -> Result<Option
         if let Some(refusal) = place.unusable(Some(name)) {
             return Err(Error::Refused(vec![refusal]));
         }
+        if let Some(record) = place.records().find(|record| record.uplink.name == *name) {
+            let bridge = &record.bridge.name;
+            return Err(Error::refused(
+                format!("{name} is no bridge; it serves {bridge}"),
+                format!("to end that: vmbr down {bridge}"),
+            ));
+        }
         return match live.link(name) {
             Some(link) => Err(Error::refused(
                 format!(

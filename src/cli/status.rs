@@ -200,7 +200,7 @@ pub fn run(status: &Status, args: &Args) -> Result<(), Error> {
     }
     for rollback in &rollbacks {
         print(&format!(
-            "{}: {} was taken back, {} carries its network itself: {}",
+            "{}: {} was taken back, {} has its network as before: {}",
             humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(rollback.time)),
             rollback.bridge,
             rollback.uplink,

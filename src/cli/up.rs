@@ -1,5 +1,7 @@
 //! `vmbr up`.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
 use serde_json::json;
 
 use crate::apply::migrate::{HeldSignals, MigrateError};
@@ -245,7 +247,10 @@ fn standing<'a>(
     if record.uplink.name != *uplink || name != bridge {
         return Err(Error::refused(
             format!("{} serves the bridge {name} already", record.uplink.name),
-            format!("use {name}, or end it first: vmbr down {name}"),
+            format!(
+                "use {name}; or end it first: vmbr down {name}; or make another bridge of another NIC: \
+                 vmbr up --bridge NAME NIC"
+            ),
         ));
     }
     Ok(Some(record))
@@ -259,8 +264,12 @@ fn already(up: &Up, record: &Record, place: &Place, args: &Args) -> Result<(), E
     if args.json {
         print_json(&document(record, &Told::default()));
     } else {
+        let serves = match record.mode() {
+            Mode::Bridge => "is on",
+            Mode::MacNat => "serves",
+        };
         print(&format!(
-            "already so: {} is on {}",
+            "already so: {} {serves} {}",
             record.uplink.name, record.bridge.name
         ));
     }
@@ -472,7 +481,15 @@ pub(super) fn what_next(record: &Record) {
          To let {whom} put guests on it, write into /etc/qemu/bridge.conf the line\n  \
          allow {bridge}\n\
          A guest joins with\n  \
-         qemu-system-x86_64 ... -netdev tap,id=n0,br={bridge},helper={} -device virtio-net-pci,netdev=n0",
+         qemu-system-x86_64 ... -netdev tap,id=n0,br={bridge},helper={} -device virtio-net-pci,netdev=n0,mac={}",
         gather::helper_path().display(),
+        some_mac(),
     ));
+}
+
+/// A MAC for a guest, of those that QEMU's guests have by custom: the one that
+/// QEMU gives is the same for all, and two of those reach nobody.
+fn some_mac() -> String {
+    let random = RandomState::new().build_hasher().finish().to_le_bytes();
+    format!("52:54:00:{:02x}:{:02x}:{:02x}", random[0], random[1], random[2])
 }

@@ -53,15 +53,15 @@ pub fn run(del: &TapDel, args: &Args) -> Result<(), Error> {
 /// a program only when it is forced.
 fn refusal(link: &Link, force: bool) -> Option<Refusal> {
     let name = &link.name;
-    let by_hand = || format!("if it has to go: ip link del dev {name}");
+    let see = || "see which there are: vmbr tap list".to_owned();
     let Some(tun) = &link.tun else {
         let kind = link.kind.as_deref().unwrap_or("NIC");
-        return Some(Refusal::new(format!("{name} is no TAP, but a {kind}"), by_hand()));
+        return Some(Refusal::new(format!("{name} is no TAP, but a {kind}"), see()));
     };
     if !tun.tap {
         return Some(Refusal::new(
             format!("{name} is no TAP, but a TUN: a tunnel of this host"),
-            by_hand(),
+            see(),
         ));
     }
     let forced = || format!("to remove it all the same: vmbr tap del --force {name}");
