@@ -41,7 +41,10 @@ fn another_mac_of_the_uplink() {
     let random = "3e:00:00:00:00:99";
     site.sh(&format!("ip link set eth0 address {random}"));
     site.only("mac-nat-stale", Some("br0"));
+    assert_eq!(status(&site)["translation"]["programs"], "stale");
+    assert!(site.vmbr(&["status"]).ok().contains("OUT OF DATE"));
     assert!(sync(&site).contains("br0 is up to date"));
+    assert_eq!(status(&site)["translation"]["programs"], "attached");
     site.assert_clean();
     assert!(sync(&site).contains("already so"));
     assert_eq!(status(&site)["mac"], random);

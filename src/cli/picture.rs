@@ -101,8 +101,8 @@ fn draw_translated(bridge: &Bridge, translation: &Translation) -> String {
         .map_or_else(String::new, |mac| format!("  {}", lower(mac)));
     let state = match bridge.uplink_state {
         Some("gone") => "GONE: guests reach each other; with the NIC back: vmbr sync",
-        Some("down") => "down: guests reach each other and this host",
-        Some("no-carrier") => "no carrier: guests reach each other and this host",
+        Some("down") => "down: guests reach each other, and this host's addresses that are left",
+        Some("no-carrier") => "no carrier: guests reach each other, and this host's addresses that are left",
         _ => "up",
     };
     let sums = bridge.uplink_traffic.map_or_else(String::new, traffic_of);
@@ -121,7 +121,10 @@ fn draw_translated(bridge: &Bridge, translation: &Translation) -> String {
     }
     let works = match translation.programs {
         "attached" => "mac-nat: the guests' MACs become the uplink's here, and back",
+        "stale" => "mac-nat, OUT OF DATE: what the host has now is not what the programs know: vmbr sync",
         "unknown" => "mac-nat: whether it works only root may know",
+        // With the uplink its programs are gone.
+        _ if bridge.uplink_state == Some("gone") => "mac-nat",
         _ => "MAC-NAT DOES NOT WORK, guests reach no network: vmbr doctor --fix",
     };
     let _ = writeln!(text, "           │\n           ╎  {works}");

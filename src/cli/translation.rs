@@ -17,8 +17,9 @@ use super::status::Guest;
 /// The translation of MACs, as a bridge has it.
 #[derive(Debug, Serialize)]
 pub struct Translation {
-    /// `attached`; `incomplete` or `missing` where guests reach no network;
-    /// `unknown` to who is not root.
+    /// `attached`; `stale` where they know an earlier state of the host;
+    /// `incomplete` or `missing` where guests reach no network; `unknown` to who
+    /// is not root.
     pub programs: &'static str,
     /// Whether DHCP clients' hardware addresses are translated, too.
     pub dhcp_chaddr: bool,
@@ -46,6 +47,7 @@ pub type Learned = HashMap<u32, Vec<mac_nat::Guest>>;
 /// Asks the programs. Who is not root hears nothing of them.
 pub fn ask(live: &HostState, record: &Record, uplink: Option<&Link>) -> (Translation, Learned) {
     let programs = match air::programs(live, record) {
+        Ok(Programs::All) if air::is_current(record).is_ok_and(|current| !current) => "stale",
         Ok(Programs::All) => "attached",
         Ok(Programs::Some) => "incomplete",
         Ok(Programs::None) => "missing",

@@ -162,7 +162,7 @@ impl Record {
         let (uplink, bridge) = (&self.uplink.name, &self.bridge.name);
         match self.mode() {
             Mode::Bridge => format!("{uplink} carries its network itself again, {bridge} is gone"),
-            Mode::MacNat => format!("{bridge} is gone; {uplink} has its network, as it had all the time"),
+            Mode::MacNat => format!("{bridge} is gone; what {uplink} has was not touched"),
         }
     }
 
