@@ -55,7 +55,8 @@ pub enum Command {
     /// Give a bridge's network back to its NIC
     ///
     /// What the bridge has now goes back, in the order and with the settings
-    /// of before; then the bridge goes.
+    /// of before; then the bridge goes. In mode mac-nat the NIC has never lost
+    /// its network, and only the bridge goes.
     Down(Down),
     /// Keep a bridge that 'vmbr up --confirm' made
     ///
@@ -173,8 +174,8 @@ pub struct Up {
     /// requests, too: for access points that let no other pass
     #[arg(long)]
     pub dhcp_chaddr: bool,
-    /// Go back unless 'vmbr confirm' says within SECS seconds that the host is
-    /// still reached
+    /// Go back unless 'vmbr confirm' says within SECS seconds, a minute without
+    /// a number, that the host is still reached
     #[arg(
         long,
         value_name = "SECS",

@@ -137,6 +137,7 @@ fn tell(findings: &[Finding], fixed: &[Finding]) {
         (0, _) if fixed.is_empty() => print("Nothing was found."),
         (0, _) => print("Nothing else was found."),
         (_, 0) => {}
+        (1, 1) => print("It is mended by: vmbr doctor --fix"),
         (_, 1) => print("One of them is mended by: vmbr doctor --fix"),
         (_, some) => print(&format!("{some} of them are mended by: vmbr doctor --fix")),
     }
