@@ -265,3 +265,116 @@ fn the_bridge_itself_is_no_way_to_the_host() {
         air.assert_one_mac();
     }
 }
+
+/// Tells the programs what no guest may claim, and which addresses are one's.
+fn sync(air: &Air, protected: &[&str], pins: &[(&str, &str)]) -> bool {
+    let mut addresses = air.addresses();
+    addresses.protected.extend(
+        protected
+            .iter()
+            .map(|text| text.parse::<std::net::IpAddr>().unwrap()),
+    );
+    let pins = pins.iter().map(|(address, mac)| {
+        let address: std::net::IpAddr = address.parse().unwrap();
+        (address, mac.parse().unwrap())
+    });
+    addresses.pins.extend(pins);
+    let settings = air.settings();
+    air::inside(&air.host, || vmbr::mac_nat::sync(&settings, &addresses)).unwrap()
+}
+
+/// A frame of another guest's port takes away what the ACL gives to one.
+fn a_pinned_address_stays(hint: &str, stolen: &[u8]) {
+    let air = Air::new(hint, Way::Tcx);
+    sync(&air, &[], &[("192.0.2.50", A)]);
+    // As the ACL's line has it done: no other port's frame moves it.
+    sh(
+        &air.host,
+        &format!("bridge fdb replace {A} dev pa master static sticky"),
+    );
+    reaches(&air.a, "192.0.2.1");
+    let port = air.index("pa");
+    assert_eq!(air.guest("192.0.2.50").unwrap().port, port);
+    let moved = || air.guest("192.0.2.50").unwrap().port != port;
+    let taken =
+        Sender::on(&air.b, "eth0").repeat(&[stolen.to_vec()], || wait_until(Duration::from_secs(3), moved));
+    assert!(!taken, "{:?}", air.guests());
+}
+
+/// The MAC that ARP tells is not the frame's, which alone a port can be locked to.
+#[test]
+fn a_pinned_address_is_not_taken_by_what_arp_tells() {
+    let own = Ipv4Addr::new(192, 0, 2, 50);
+    let asks = arp_as(1, 1, (mac(A), own), ([0; 6], Ipv4Addr::new(192, 0, 2, 200)));
+    a_pinned_address_stays("pin-arp", &frame(BROADCAST, mac(B), ARP, &asks));
+}
+
+#[test]
+fn a_pinned_address_is_not_taken_by_its_guests_mac() {
+    let [own, other] = [50, 1].map(|last| Ipv4Addr::new(192, 0, 2, last));
+    let packet = ipv4(own, other, 17, (0, false), &udp(9, 9));
+    a_pinned_address_stays("pin-mac", &frame(mac(GATEWAY), mac(A), IPV4, &packet));
+}
+
+/// A few frames by the gateway's MAC, whose own go past the bridge: others' frames
+/// to it would be that guest's for up to a minute.
+#[test]
+fn a_guest_does_not_get_what_others_send_to_the_gateway() {
+    let air = Air::new("gateway-fdb", Way::Tcx);
+    // A gateway is a router, and asks for none.
+    sh(&air.lan, "sysctl -qw net.ipv6.conf.all.forwarding=1");
+    // What it says when it has just come is over.
+    sh(&air.a, "ping -c 5 192.0.2.1");
+    let packet = ipv4(
+        Ipv4Addr::new(192, 0, 2, 51),
+        Ipv4Addr::new(192, 0, 2, 51),
+        17,
+        (0, false),
+        &udp(9, 9),
+    );
+    // To itself: the bridge gives it to nobody, and learns.
+    let as_gateway = frame(mac(B), mac(GATEWAY), IPV4, &packet);
+    let sender = Sender::on(&air.b, "eth0");
+    sender.repeat(&[as_gateway], || {
+        std::thread::sleep(Duration::from_millis(100));
+    });
+    let silent = !air::soon(&air.a, 5, "ping -c 1 -W 1 192.0.2.1");
+    assert!(!silent, "the other's frames to the gateway do not get there");
+}
+
+/// A guest's advertisement, and its answer to the host's DHCP client.
+#[test]
+fn a_guest_does_not_become_the_hosts_router() {
+    let air = Air::new("router", Way::Tcx);
+    reaches(&air.b, "192.0.2.1");
+    let [from, to] = ["fe80::b", "ff02::1"].map(|text| text.parse().unwrap());
+    let told = packets::icmpv6(from, to, 134, [64, 0, 7, 8], &[0; 8]);
+    let advertised = frame([0x33, 0x33, 0, 0, 0, 1], mac(B), IPV6, &told);
+    let routes = || sh(&air.host, "ip -6 route show default");
+    assert_eq!(routes(), "");
+    let led = || !routes().is_empty();
+    let believed =
+        Sender::on(&air.b, "eth0").repeat(&[advertised], || wait_until(Duration::from_secs(3), led));
+    assert!(!believed, "{}", routes());
+}
+
+/// A name server that was somewhere else before it became a guest.
+#[test]
+fn who_answered_for_a_server_may_become_a_guest() {
+    let air = Air::new("server", Way::Tcx);
+    sync(&air, &["192.0.2.53"], &[]);
+    let target = ([0; 6], Ipv4Addr::new(192, 0, 2, 21));
+    let asks = arp_as(1, 1, (mac(A), Ipv4Addr::new(192, 0, 2, 53)), target);
+    Sender::on(&air.station, "eth0").repeat(&[frame(BROADCAST, mac(A), ARP, &asks)], || {
+        std::thread::sleep(Duration::from_millis(100));
+    });
+    sync(&air, &[], &[("192.0.2.53", A)]);
+    sh(&air.a, "ip addr add 192.0.2.53/24 dev eth0");
+    let says = |from: &str| format!("ping -c 1 -W 1 -I {from} 192.0.2.1");
+    assert!(
+        air::soon(&air.a, 4, &says("192.0.2.53")),
+        "{:?}",
+        air.counted("source-mac")
+    );
+    assert!(air::soon(&air.a, 4, &says("192.0.2.50")));
+}

@@ -186,6 +186,22 @@ fn addresses_that_no_guest_may_claim() {
     guest.assert_reaches("192.0.2.2", "2001:db8::1");
 }
 
+/// What the host had for a moment, or only asked for, is anybody's again when
+/// vmbr has looked.
+#[test]
+fn an_address_that_the_host_gave_up_is_a_guests() {
+    let (site, guest) = with_guest("air-given");
+    site.sh(
+        "ip addr add 192.0.2.60/24 dev eth0; ping -c 1 -W 1 -I 192.0.2.60 192.0.2.77 || true
+         ip addr del 192.0.2.60/24 dev eth0",
+    );
+    sync(&site);
+    site.assert_clean();
+    guest.claim("192.0.2.60");
+    let reaches = guest.reaches_as("192.0.2.60");
+    assert!(reaches, "dropped as the host's: {}", counted(&site, "protected"));
+}
+
 /// A NIC that is unplugged, and plugged in again.
 #[test]
 fn an_uplink_that_goes_and_comes_back() {
