@@ -87,6 +87,9 @@ static __noinline int arp_from_guest(struct __sk_buff *skb, mac_t to, mac_t from
 		*prober_place(from) = from;
 	} else {
 		address = ipv4_address(arp_sender(&arp));
+		/* A port can be held to the frame's source, and not to this. */
+		if (sender != from && bpf_map_lookup_elem(&pins, &address))
+			return drop(PINNED);
 		if (claim(&address, sender, skb->ingress_ifindex))
 			return DROP;
 	}
