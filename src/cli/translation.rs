@@ -111,7 +111,7 @@ pub fn uplink_state(link: Option<&Link>) -> &'static str {
 /// The number's reason for people; what is no word of this vmbr's stays.
 pub fn reason(word: &str) -> &str {
     match word {
-        "source-mac" => "sent as the uplink, or as a group of stations",
+        "source-mac" => "sent as the uplink, a gateway, or a group of stations",
         "protocol" => "neither ARP nor IP, or in a VLAN",
         "short" => "cut short",
         "arp" => "no sound ARP",
@@ -120,9 +120,9 @@ pub fn reason(word: &str) -> &str {
         "pinned" => "claimed an address that the ACL gives to another guest",
         "headers" => "IPv6 headers without an end",
         "discovery" => "no sound neighbour discovery",
-        "bridge" => "not for who is there",
+        "bridge" => "sent by the bridge itself",
         "echo" => "our own, echoed by the access point",
-        "dhcp-transaction" => "an answer of DHCP that nobody asked for",
+        "dhcp-transaction" => "asked DHCP by a number that another asks by",
         "loop" => "to another guest by the uplink's MAC, and not there",
         "checksum" => "would have had headers overwritten by a checksum",
         "moves-refused" => "addresses that moved too often",
