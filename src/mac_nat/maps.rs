@@ -13,10 +13,14 @@ use super::{Addresses, MacNatError};
 
 /// Global data is a map that is named like its section.
 const SETTINGS_NAME: &str = ".data.settings";
+const GATEWAYS_NAME: &str = ".data.gateways";
+/// `gateways` in src/mac_nat/state.h: so many MACs, each in eight bytes.
+const GATEWAYS: usize = 8;
 
 /// They, by their names.
 pub(super) struct Maps {
     settings: Array<MapData, [u8; SETTINGS]>,
+    gateways: Array<MapData, [[u8; 8]; GATEWAYS]>,
     guests: HashMap<MapData, Key, [u8; GUEST]>,
     protected: HashMap<MapData, Key, u32>,
     pins: HashMap<MapData, Key, [u8; 8]>,
@@ -79,6 +83,7 @@ impl Maps {
         }
         Ok(Self {
             settings: typed(SETTINGS_NAME, take(SETTINGS_NAME)?)?,
+            gateways: typed(GATEWAYS_NAME, take(GATEWAYS_NAME)?)?,
             guests: map!("guests"),
             protected: map!("protected"),
             pins: map!("pins"),
@@ -113,6 +118,7 @@ impl Maps {
         let changed = !self.have_addresses(addresses, broadcasts)?;
         make_it(&mut self.protected, &protected, "protected")?;
         make_it(&mut self.pins, &pins, "pins")?;
+        self.clear_gateways(&pins)?;
         let own = layout::mac_of(&self.settings()?);
         // Afterwards nobody can learn it again; but a program that had looked
         // before may write only now.
@@ -126,6 +132,19 @@ impl Maps {
             }
         }
         Ok(changed)
+    }
+
+    /// Who has an address by the ACL is a guest, whatever it was before.
+    fn clear_gateways(&mut self, pins: &BTreeMap<Key, [u8; 8]>) -> Result<(), MacNatError> {
+        let now = self.gateways.get(&0, 0);
+        let now = now.map_err(|error| failure("reading", "gateways", &error))?;
+        let pinned: BTreeSet<&[u8; 8]> = pins.values().collect();
+        let left = now.map(|mac| if pinned.contains(&mac) { [0; 8] } else { mac });
+        if left == now {
+            return Ok(());
+        }
+        let done = self.gateways.set(0, left, 0);
+        done.map_err(|error| failure("writing", "gateways", &error))
     }
 
     /// Whether the addresses that no guest, or only one, may claim are these.
