@@ -378,3 +378,23 @@ fn who_answered_for_a_server_may_become_a_guest() {
     );
     assert!(air::soon(&air.a, 4, &says("192.0.2.50")));
 }
+
+/// One frame from the air that says a guest were the gateway.
+#[test]
+fn a_neighbour_does_not_cut_off_a_guest() {
+    let air = Air::new("neighbour", Way::Tcx);
+    reaches(&air.a, "192.0.2.1");
+    let target = ([0; 6], Ipv4Addr::new(192, 0, 2, 99));
+    let says = arp_as(1, 1, (mac(A), Ipv4Addr::new(192, 0, 2, 1)), target);
+    // To the uplink alone: the bridge does not hear it.
+    let frames = [frame(mac(UPLINK), mac(A), ARP, &says)];
+    let sender = Sender::on(&air.station, "eth0");
+    sender.repeat(&frames, || std::thread::sleep(Duration::from_millis(100)));
+    drop(sender);
+    // What was heard within the last second passes.
+    std::thread::sleep(Duration::from_secs(2));
+    let soon = air::soon(&air.a, 8, "ping -c 1 -W 1 192.0.2.1");
+    sync(&air, &[], &[]);
+    let synced = air::soon(&air.a, 8, "ping -c 1 -W 1 192.0.2.1");
+    assert!(soon && synced, "{soon}, {synced}, {}", air.counted("source-mac"));
+}
