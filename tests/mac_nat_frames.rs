@@ -52,7 +52,7 @@ fn expected(case: &Case) -> (Outcome, Sent) {
         Fate::Dropped(_) => (outcome(SHOT, case.mark, &case.frame), Sent::default()),
         Fate::Air(frame) => {
             let mut sent = redirect(UPLINK, 0);
-            if case.frame[0] & 1 == 1 {
+            if case.frame[0] & 1 == 1 && !case.unheard {
                 sent.clones = vec![(UPLINK, INGRESS, HANDLED, case.frame.clone())];
             }
             (outcome(REDIRECT, HANDLED, frame), sent)
@@ -78,6 +78,7 @@ fn expected(case: &Case) -> (Outcome, Sent) {
 fn counted(case: &Case) -> Vec<u64> {
     let reason = match case.fate {
         Fate::Dropped(reason) => reason,
+        _ if case.unheard => "server",
         _ if case.name == "ARP of another guest's address" => "moves-refused",
         _ => "",
     };

@@ -114,7 +114,9 @@ fn tell(done: &[(IfName, Synced)], args: &Args) {
 /// Whether a bridge is as it has to be, as far as one look tells.
 fn is_current(record: &Record) -> bool {
     let same = dump::network().is_ok_and(|live| uplink(&live, record).as_ref() == Some(&record.uplink));
-    same && record.progress != Progress::Changing && air::is_current(record).unwrap_or(false)
+    same && record.progress != Progress::Changing
+        && air::is_current(record).unwrap_or(false)
+        && !mac_nat::has_heard_host(record.uplink.index).unwrap_or(false)
 }
 
 /// Brings one bridge up to date; the caller holds the lock.

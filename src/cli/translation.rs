@@ -123,6 +123,7 @@ pub fn reason(word: &str) -> &str {
         "bridge" => "sent by the bridge itself",
         "echo" => "our own, echoed by the access point",
         "dhcp-transaction" => "asked DHCP by a number that another asks by",
+        "server" => "to this host, as a router or a DHCP server",
         "loop" => "to another guest by the uplink's MAC, and not there",
         "checksum" => "would have had headers overwritten by a checksum",
         "moves-refused" => "addresses that moved too often",

@@ -158,15 +158,15 @@ static __noinline int translate_dhcp(struct __sk_buff *skb, mac_t mac)
 
 	if (!udp)
 		return 0;
-	if (bpf_skb_load_bytes(skb, udp + 8 + DHCP_FLAGS, &flags, sizeof(flags)))
+	if (bpf_skb_load_bytes(skb, udp + 8 + DHCP_FLAGS, &flags, sizeof(flags)) ||
+	    bpf_skb_load_bytes(skb, udp + 8 + DHCP_CHADDR, &old, 6))
 		return drop(SHORT);
+	/* In the host's name: to give its lease back, for instance. */
+	if (old == settings.mac)
+		return drop(CLAIM);
 	if (!(flags & be16(0x8000)) && edit_udp(skb, udp, udp + 8 + DHCP_FLAGS, flags, flags | be16(0x8000), 2))
 		return drop(SHORT);
-	if (!settings.dhcp_chaddr)
-		return 0;
-	if (bpf_skb_load_bytes(skb, udp + 8 + DHCP_CHADDR, &old, 6))
-		return drop(SHORT);
-	if (old != mac)
+	if (!settings.dhcp_chaddr || old != mac)
 		return 0;
 	new = settings.mac;
 	return edit_udp(skb, udp, udp + 8 + DHCP_CHADDR, old, new, 6) ? drop(SHORT) : 0;

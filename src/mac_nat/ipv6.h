@@ -11,6 +11,8 @@
 #define IPV6_DESTINATION 38
 #define IPV6_PAYLOAD 54
 
+#define DHCPV6_CLIENT 546
+
 #define HOP_BY_HOP 0
 #define ROUTING 43
 #define FRAGMENT 44
@@ -37,6 +39,7 @@ struct discovery {
 	__u32 target; /* option 2 */
 	__u32 in_fragment;
 	__u32 payload; /* where the chain ends; 0: at ICMPv6 */
+	__u32 protocol; /* there */
 };
 
 /*
@@ -57,6 +60,7 @@ static __noinline int find_icmpv6(struct __sk_buff *skb, struct discovery *found
 	__u8 next;
 
 	found->message = found->source = found->target = found->in_fragment = found->payload = 0;
+	found->protocol = 0;
 	if (bpf_skb_load_bytes(skb, IPV6_NEXT, &next, 1))
 		return 1;
 	for (int i = 0; i < HEADERS_MOST; i++) {
@@ -67,8 +71,10 @@ static __noinline int find_icmpv6(struct __sk_buff *skb, struct discovery *found
 		}
 		found->payload = at;
 		if (next != HOP_BY_HOP && next != ROUTING && next != FRAGMENT && next != AUTHENTICATION &&
-		    next != DESTINATION && next != MOBILITY && next != HIP && next != SHIM6)
+		    next != DESTINATION && next != MOBILITY && next != HIP && next != SHIM6) {
+			found->protocol = next;
 			return 0;
+		}
 		if (bpf_skb_load_bytes(skb, at, header, sizeof(header)))
 			return 1;
 		if (next == FRAGMENT) {

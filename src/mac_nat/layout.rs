@@ -28,6 +28,9 @@ pub const BROADCAST: u32 = 2;
 /// The host was heard to have it, or to ask for it.
 pub const HOSTS: u32 = 3;
 
+/// Of a guest's port: what comes for it goes through the bridge.
+const BY_BRIDGE: u32 = 0x8000_0000;
+
 /// Where in `struct settings` the programs' own object is named: the last.
 const BUILD: usize = SETTINGS - 8;
 
@@ -35,7 +38,7 @@ const BUILD: usize = SETTINGS - 8;
 pub const AGE: Duration = Duration::from_secs(20 * 60);
 
 /// `enum reason`: why a frame was dropped, or what else was counted.
-pub const REASONS: [&str; 16] = [
+pub const REASONS: [&str; 17] = [
     "source-mac",
     "protocol",
     "short",
@@ -50,6 +53,7 @@ pub const REASONS: [&str; 16] = [
     "dhcp-transaction",
     "loop",
     "checksum",
+    "server",
     "moves-refused",
     "quota-replaced",
 ];
@@ -81,8 +85,8 @@ pub fn mac_in(bytes: [u8; 8]) -> MacAddr6 {
 
 /// `struct settings`; `hz` is how often a second the kernel's clock ticks.
 pub fn settings(settings: &Settings, hz: u64, build: u64) -> [u8; SETTINGS] {
-    // Two to the power of this are half a minute to a minute.
-    let epoch = (hz * 64).ilog2();
+    // Two to the power of this are half a second to a second.
+    let epoch = hz.ilog2();
     let parts: [&[u8]; 8] = [
         &settings.uplink.to_ne_bytes(),
         &settings.air.to_ne_bytes(),
@@ -136,16 +140,20 @@ pub struct Learned {
     pub mac: MacAddr6,
     /// Behind which port of the bridge.
     pub port: u32,
+    /// Whether what comes for it goes through the bridge, which knows best where
+    /// a MAC of the ACL is.
+    pub by_bridge: bool,
     /// When it was last heard, by `CLOCK_BOOTTIME`.
     pub seen: Duration,
 }
 
 /// Reads `struct guest`.
 pub fn learned(bytes: &[u8; GUEST]) -> Learned {
-    let [a, b, c, d, e, f, ..] = *bytes;
+    let port = u64_at(bytes, 8) as u32;
     Learned {
-        mac: MacAddr6::new(a, b, c, d, e, f),
-        port: u64_at(bytes, 8) as u32,
+        mac: mac_in(u64_at(bytes, 0).to_ne_bytes()),
+        port: port & !BY_BRIDGE,
+        by_bridge: port & BY_BRIDGE != 0,
         seen: Duration::from_nanos(u64_at(bytes, 24)),
     }
 }

@@ -57,7 +57,7 @@ static __always_inline void take_place(const struct address *address, __u32 inde
 	place = &port->ring[next_of(&port->next) % RING];
 	oldest = bpf_map_lookup_elem(&guests, place);
 	/* One that has moved to another port has a place there. */
-	if (oldest && oldest->port == index) {
+	if (oldest && (oldest->port & ~BY_BRIDGE) == index) {
 		bpf_map_delete_elem(&guests, place);
 		count(QUOTA);
 	}
@@ -108,19 +108,16 @@ static __noinline int learn(const struct address *address, mac_t mac, __u32 port
 	if (pin && *pin != mac)
 		return drop(PINNED);
 	guest = bpf_map_lookup_elem(&guests, address);
-	if (*gateway_place(mac) == mac) {
-		/* It may have been heard before the gateway was. */
-		if (guest && guest->mac == mac)
-			bpf_map_delete_elem(&guests, address);
+	/* One that was here before is not it: somebody in the air says so. */
+	if (is_gateway(mac) && !(guest && guest->mac == mac && (guest->port & ~BY_BRIDGE) == port))
 		return drop(SOURCE);
-	}
 	/* What the host has behind another device does not come to a guest. */
 	if (where_is(address) == ELSEWHERE)
 		return 0;
 	if (!guest) {
 		struct guest new = {
 			.mac = mac,
-			.port = port,
+			.port = port | (pin ? BY_BRIDGE : 0),
 			.tick = now,
 			.seen = bpf_ktime_get_boot_ns(),
 			.moved = (__u32)now,
@@ -130,7 +127,7 @@ static __noinline int learn(const struct address *address, mac_t mac, __u32 port
 		bpf_map_update_elem(&guests, address, &new, BPF_ANY);
 		return 0;
 	}
-	if (guest->mac != mac || guest->port != port) {
+	if (guest->mac != mac || (guest->port & ~BY_BRIDGE) != port) {
 		/* Who asks does not have it yet. */
 		if (asks)
 			return 0;
@@ -138,10 +135,10 @@ static __noinline int learn(const struct address *address, mac_t mac, __u32 port
 			count(MOVE);
 			return 0;
 		}
-		if (guest->port != port)
+		if ((guest->port & ~BY_BRIDGE) != port)
 			take_place(address, port);
 		guest->mac = mac;
-		guest->port = port;
+		guest->port = port | (pin ? BY_BRIDGE : 0);
 		guest->moved = (__u32)now;
 	}
 	guest->tick = now;
@@ -160,7 +157,8 @@ static __always_inline int claim(const struct address *address, mac_t mac, __u32
 {
 	struct guest *guest = bpf_map_lookup_elem(&guests, address);
 
-	if (likely(guest && guest->mac == mac && guest->port == port && is_within(guest, settings.second)))
+	if (likely(guest && guest->mac == mac && (guest->port & ~BY_BRIDGE) == port &&
+		   is_within(guest, settings.second)))
 		return 0;
 	return learn(address, mac, port, 0);
 }
@@ -171,7 +169,7 @@ static __always_inline void note_gateway(const struct address *address, mac_t ma
 	__u32 *kind = bpf_map_lookup_elem(&protected, address);
 
 	if (kind && *kind == PROTECTED)
-		*gateway_place(mac) = mac;
+		*gateway_place(mac) = now_with(mac);
 }
 
 /* Whose an address is, if it was heard in time. */

@@ -234,6 +234,16 @@ pub fn stale(settings: &Settings, addresses: &Addresses) -> Result<bool, MacNatE
         || !maps.have_addresses(addresses, &broadcasts(settings.uplink)?)?)
 }
 
+/// Whether the programs have heard of addresses of the host that they were not
+/// told: [`sync`] tells which of them it has, and sets the others free. Needs
+/// root.
+///
+/// # Errors
+/// The programs do not stand; what the kernel answered.
+pub fn has_heard_host(uplink: u32) -> Result<bool, MacNatError> {
+    maps_at(uplink)?.have_heard_host()
+}
+
 /// Takes the programs off their devices, first the one that hears guests.
 /// Others' programs stay. Where none stands, nothing is done. Those of an
 /// uplink that has gone to another namespace do nothing from then on. Needs

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * MAC-NAT: the three programs. src/mac_nat/mod.rs has the picture.
+ * MAC-NAT: the programs. src/mac_nat/mod.rs has the picture.
  *
  * A frame of data costs one lookup. What is rare (ARP, neighbour discovery,
  * DHCP, multicast) is copied out, looked at and written back by helpers; the
@@ -37,14 +37,15 @@ static __always_inline mac_t ipv4_group(__u32 to)
 
 /*
  * Hands a frame to the guest that an address is of: straight to its port, or
- * through the bridge where that has not heard of the sender for a while.
+ * through the bridge where that has not heard of the sender for a while, or
+ * knows better where the guest is.
  */
 static __always_inline int hand_over(struct guest *guest, mac_t from)
 {
-	__u64 now = from | bpf_jiffies64() >> settings.epoch << 48;
+	__u64 now = now_with(from);
 	__u64 *heard = &guest->peers[from >> 40 & (PEERS - 1)];
 
-	if (likely(*heard == now))
+	if (likely(*heard == now && !(guest->port & BY_BRIDGE)))
 		return bpf_redirect(guest->port, 0);
 	*heard = now;
 	return bpf_redirect(settings.air, BPF_F_INGRESS);

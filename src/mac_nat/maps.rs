@@ -124,9 +124,11 @@ impl Maps {
         // before may write only now.
         for _ in 0..2 {
             for (key, bytes) in self.entries()? {
-                let mac = layout::mac_bytes(layout::learned(&bytes).mac);
-                let of_others = protected.contains_key(&key) || pins.get(&key).is_some_and(|pin| *pin != mac);
-                if of_others || mac == own {
+                let guest = layout::learned(&bytes);
+                let mac = layout::mac_bytes(guest.mac);
+                let pin = pins.get(&key);
+                let of_others = protected.contains_key(&key) || pin.is_some_and(|pin| *pin != mac);
+                if of_others || mac == own || pin.is_some() != guest.by_bridge {
                     gone(self.guests.remove(&key), "guests")?;
                 }
             }
@@ -139,7 +141,15 @@ impl Maps {
         let now = self.gateways.get(&0, 0);
         let now = now.map_err(|error| failure("reading", "gateways", &error))?;
         let pinned: BTreeSet<&[u8; 8]> = pins.values().collect();
-        let left = now.map(|mac| if pinned.contains(&mac) { [0; 8] } else { mac });
+        // The last two bytes say when.
+        let of = |place: [u8; 8]| layout::mac_bytes(layout::mac_in(place));
+        let left = now.map(|place| {
+            if pinned.contains(&of(place)) {
+                [0; 8]
+            } else {
+                place
+            }
+        });
         if left == now {
             return Ok(());
         }
@@ -155,10 +165,21 @@ impl Maps {
     ) -> Result<bool, MacNatError> {
         let (protected, pins) = contents(addresses, broadcasts);
         let mut now: BTreeMap<Key, u32> = read(&self.protected, "protected")?.into_iter().collect();
-        // What the programs have put there themselves is not wrong.
+        // What the programs have put there themselves is not wrong, and serves
+        // as well.
         now.retain(|key, kind| *kind != layout::HOSTS || protected.contains_key(key));
+        for (key, kind) in now.iter_mut().filter(|(_, kind)| **kind == layout::HOSTS) {
+            *kind = protected.get(key).copied().unwrap_or(*kind);
+        }
         let pinned: BTreeMap<Key, [u8; 8]> = read(&self.pins, "pins")?.into_iter().collect();
         Ok(now == protected && pinned == pins)
+    }
+
+    /// Whether the programs have heard of addresses of the host, or that it asked
+    /// for, that they were not told.
+    pub fn have_heard_host(&self) -> Result<bool, MacNatError> {
+        let all = read(&self.protected, "protected")?;
+        Ok(all.iter().any(|(_, kind)| *kind == layout::HOSTS))
     }
 
     /// Tells which prefixes are where. Returns whether anything was not so

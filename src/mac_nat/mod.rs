@@ -55,7 +55,12 @@
 //!   the bridge, drops what comes to its MAC or to all.
 //! - Claim an address of the host, of a gateway or of a name server
 //!   ([`Addresses::protected`]), or one that is another MAC's by the ACL
-//!   ([`Addresses::pins`]): such a frame is dropped and counted.
+//!   ([`Addresses::pins`]): such a frame is dropped and counted. What comes for
+//!   an address of the ACL goes through the bridge, which knows by the helper's
+//!   word behind which port that MAC is, whoever else sends by it.
+//! - Be the host's router or DHCP server: advertisements, redirects and answers
+//!   of DHCP reach the air and other guests, and not the host.
+//! - Ask a DHCP server in the host's name.
 //! - Get what the host sends to others: that goes to a guest by its address and
 //!   its MAC together, on the uplink's link only, and a gateway's MAC is
 //!   nobody's. An address alone any guest can say it has, but none that the host
@@ -99,7 +104,9 @@ pub use {
     loader::{OBJECT, attach_by, load},
 };
 
-pub use loader::{attach, attached, counters, detach, guests, pins, stale, stop, supported, sync};
+pub use loader::{
+    attach, attached, counters, detach, guests, has_heard_host, pins, stale, stop, supported, sync,
+};
 
 /// Between what the programs translate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -68,6 +68,27 @@ static __always_inline void host_hears(struct __sk_buff *skb)
 	bpf_clone_redirect(skb, settings.uplink, BPF_F_INGRESS);
 }
 
+static __always_inline int is_dhcpv6_answer(struct __sk_buff *skb, __u32 udp)
+{
+	__u16 port;
+
+	return !bpf_skb_load_bytes(skb, udp + 2, &port, sizeof(port)) && port == be16(DHCPV6_CLIENT);
+}
+
+/*
+ * A router's word, or a DHCP server's to its client. A guest's the host does not
+ * hear: it would become its router, or give it an address.
+ */
+static __noinline int is_of_server(struct __sk_buff *skb, const struct discovery *found)
+{
+	__u8 kind;
+
+	if (found->message)
+		return !bpf_skb_load_bytes(skb, found->message, &kind, 1) &&
+		       (kind == ROUTER_ADVERTISEMENT || kind == REDIRECT);
+	return found->protocol == UDP && is_dhcpv6_answer(skb, found->payload);
+}
+
 static __noinline int arp_from_guest(struct __sk_buff *skb, mac_t to, mac_t from)
 {
 	mac_t own = settings.mac, sender;
@@ -114,8 +135,12 @@ static __noinline int ipv4_from_guest(struct __sk_buff *skb, mac_t to, mac_t fro
 	/* Neither host nor air hear what is another's. */
 	if (settings.dhcp_chaddr && note_dhcp(skb, from, skb->ingress_ifindex))
 		return drop(TRANSACTION);
-	if (to & 1)
-		host_hears(skb);
+	if (to & 1) {
+		if (find_udp(skb, DHCP_CLIENT))
+			count(SERVER);
+		else
+			host_hears(skb);
+	}
 	if (translate_dhcp(skb, from))
 		return DROP;
 	return outward(skb, 0);
@@ -127,19 +152,25 @@ static __noinline int icmpv6_from_guest(struct __sk_buff *skb, mac_t to, mac_t f
 	struct discovery *found;
 	struct address address;
 	__u32 only = 0;
+	int of_server;
 	__u8 *p;
 
 	found = bpf_map_lookup_elem(&under_way, &only);
 	if (!found || discover(skb, from, found))
 		return DROP;
+	of_server = is_of_server(skb, found);
 	if (to == own) {
+		if (of_server)
+			return drop(SERVER);
 		p = start_of(skb);
 		if (p + IPV6_PAYLOAD > end_of(skb))
 			return DROP;
 		address = ipv6_address(p + IPV6_DESTINATION);
 		return inward(skb, &address, from);
 	}
-	if (to & 1)
+	if (of_server && to & 1)
+		count(SERVER);
+	else if (to & 1)
 		host_hears(skb);
 	if (found->source && tell(skb, found->message, found->source, own))
 		return DROP;
@@ -153,6 +184,7 @@ static __always_inline int air_out(struct __sk_buff *skb)
 	mac_t own = settings.mac, from, to;
 	struct address address;
 	__u8 *p, *end;
+	int of_server;
 
 	if (unlikely(!settings.uplink))
 		return DROP;
@@ -184,6 +216,8 @@ static __always_inline int air_out(struct __sk_buff *skb)
 		}
 		if (to == own) {
 			address = ipv4_address(get32(p + IPV4_DESTINATION));
+			if (unlikely(may_be_for_udp(p, end, DHCP_CLIENT)) && find_udp(skb, DHCP_CLIENT))
+				return drop(SERVER);
 			return inward(skb, &address, from);
 		}
 		if (unlikely(is_group(p) || may_be_for_udp(p, end, DHCP_SERVER)))
@@ -204,11 +238,15 @@ static __always_inline int air_out(struct __sk_buff *skb)
 			return drop(ADDRESS);
 		}
 		if (likely(p[IPV6_NEXT] == 6 || p[IPV6_NEXT] == UDP)) {
-			if (to == own) {
-				address = ipv6_address(p + IPV6_DESTINATION);
-				return inward(skb, &address, from);
-			}
-			if (is_group(p))
+			if (likely(to != own && !is_group(p)))
+				return outward(skb, 0);
+			address = ipv6_address(p + IPV6_DESTINATION);
+			of_server = p[IPV6_NEXT] == UDP && is_dhcpv6_answer(skb, IPV6_PAYLOAD);
+			if (to == own)
+				return of_server ? drop(SERVER) : inward(skb, &address, from);
+			if (of_server)
+				count(SERVER);
+			else
 				host_hears(skb);
 			return outward(skb, 0);
 		}

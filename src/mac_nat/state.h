@@ -17,7 +17,7 @@ struct settings {
 	mac_t mac;	  /* W, the uplink's */
 	__u64 second;	  /* jiffies of one */
 	__u64 age;	  /* jiffies after which an address is forgotten */
-	__u32 epoch;	  /* jiffies >> this: half a minute to a minute */
+	__u32 epoch;	  /* jiffies >> this: half a second to a second */
 	__u32 dhcp_chaddr;
 	__u64 build;	  /* of which object the programs are */
 };
@@ -29,9 +29,10 @@ volatile struct settings settings SEC(".data.settings");
 
 /*
  * MACs that answer in the air for protected addresses, each in the place that
- * its last bits say. A guest that took one would get what the host sends there.
+ * its last bits say, with the epoch of when it did in the upper 16 bits. A guest
+ * that took one would get what the host sends there.
  */
-volatile mac_t gateways[GATEWAYS] SEC(".data.gateways");
+volatile __u64 gateways[GATEWAYS] SEC(".data.gateways");
 
 /* MACs of guests that probed for an address, in the same way. */
 volatile mac_t probers[GATEWAYS] SEC(".data.probers");
@@ -43,10 +44,16 @@ struct address {
 
 #define PEERS 4
 
+/*
+ * Of a guest's port: the address is its MAC's by the ACL. Where that MAC is, the
+ * bridge is told by the helper, and no other port's frames change it.
+ */
+#define BY_BRIDGE 0x80000000
+
 /* A cache line. */
 struct guest {
 	mac_t mac;
-	__u32 port;	/* of the bridge */
+	__u32 port;	/* of the bridge, and BY_BRIDGE */
 	__u32 moved;	/* jiffies: when it came to this MAC and port */
 	__u64 tick;	/* jiffies: last heard, to a second */
 	__u64 seen;	/* the same by CLOCK_BOOTTIME, for people */
@@ -54,7 +61,8 @@ struct guest {
 	 * Who sent to it past the bridge: MAC, and in the upper 16 bits the
 	 * epoch in which a frame of that MAC last went through the bridge.
 	 * Without one now and then the bridge would forget which MACs are
-	 * behind the air port, and flood what guests send there.
+	 * behind the air port, and flood what guests send there; or believe
+	 * for long a guest that has sent by such a MAC.
 	 */
 	__u64 peers[PEERS];
 };
@@ -117,6 +125,7 @@ enum reason {
 	TRANSACTION, /* DHCP with another's transaction id */
 	LOOP,	     /* sent to another guest, and come to the air port instead */
 	CHECKSUM,    /* of ARP or ICMPv6, left to the hardware */
+	SERVER,	     /* to the host, from a router or a DHCP server */
 	MOVE,	     /* not dropped: an address moved again within a second */
 	QUOTA,	     /* not dropped: a port's oldest address made room */
 	REASONS,
@@ -149,9 +158,25 @@ static __always_inline void put_mac(__u8 *p, mac_t mac)
 	put16(p + 4, (__u16)(mac >> 32));
 }
 
-static __always_inline volatile mac_t *gateway_place(mac_t mac)
+/* A MAC, and when. */
+static __always_inline __u64 now_with(mac_t mac)
+{
+	return mac | bpf_jiffies64() >> settings.epoch << 48;
+}
+
+/* For how many epochs who has answered as a gateway is taken for one. */
+#define GATEWAY_EPOCHS 120
+
+static __always_inline volatile __u64 *gateway_place(mac_t mac)
 {
 	return &gateways[mac >> 40 & (GATEWAYS - 1)];
+}
+
+static __always_inline int is_gateway(mac_t mac)
+{
+	__u64 heard = *gateway_place(mac);
+
+	return (heard ^ mac) << 16 == 0 && (__u16)((now_with(0) >> 48) - (heard >> 48)) <= GATEWAY_EPOCHS;
 }
 
 static __always_inline volatile mac_t *prober_place(mac_t mac)

@@ -43,6 +43,14 @@ pub fn stale(_: &Settings, _: &Addresses) -> Result<bool, MacNatError> {
     left_out()
 }
 
+/// Whether the programs have heard of the host's addresses.
+///
+/// # Errors
+/// Always.
+pub fn has_heard_host(_uplink: u32) -> Result<bool, MacNatError> {
+    left_out()
+}
+
 /// Takes the programs off their devices.
 ///
 /// # Errors

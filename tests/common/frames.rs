@@ -111,10 +111,18 @@ impl Sender {
                     thread::sleep(Duration::from_millis(20));
                 }
             });
-            let done = work();
-            over.store(true, Ordering::Relaxed);
-            done
+            // Also where it panics, which would wait for the other thread else.
+            let _over = End(&over);
+            work()
         })
+    }
+}
+
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Case {
     pub mark: u32,
     /// With the client's MAC within DHCP replaced.
     pub chaddr: bool,
+    /// To a group, and yet not for the host.
+    pub unheard: bool,
     /// Itself.
     pub frame: Vec<u8>,
     /// What becomes of it.
@@ -67,6 +69,13 @@ impl Case {
     pub fn with_chaddr(self) -> Self {
         Self { chaddr: true, ..self }
     }
+
+    pub fn unheard(self) -> Self {
+        Self {
+            unheard: true,
+            ..self
+        }
+    }
 }
 
 fn case(name: &'static str, program: Program, frame: Vec<u8>, fate: Fate) -> Case {
@@ -76,6 +85,7 @@ fn case(name: &'static str, program: Program, frame: Vec<u8>, fate: Fate) -> Cas
         ingress: if program == Program::AirOut { PORT_A } else { 0 },
         mark: 0,
         chaddr: false,
+        unheard: false,
         frame,
         fate,
     }
@@ -341,7 +351,23 @@ fn dhcp_out() -> Vec<Case> {
         xid: 0x7777_7777,
         ..ask
     };
+    let answer = Dhcp { operation: 2, ..asks };
+    let answers = |to: Mac, address, words| ip(to, A, &answer.packet(v4(50), address, words));
     vec![
+        plain("DHCP's answer to all", answers(ALL, all, 0)).unheard(),
+        plain("DHCP's answer to all with options", answers(ALL, all, 2)).unheard(),
+        plain("DHCP's answer to a station", answers(STATION, v4(9), 0)),
+        dropped("DHCP's answer to the host", answers(W, v4(21), 0), "server"),
+        dropped(
+            "DHCP's answer to the host with options",
+            answers(W, v4(21), 1),
+            "server",
+        ),
+        dropped(
+            "DHCP in the host's name",
+            ip(GATEWAY, A, &Dhcp { chaddr: W, ..ask }.packet(v4(50), v4(1), 0)),
+            "protected",
+        ),
         out_as("DHCP", ask, 0, asks),
         out_as("DHCP with options", ask, 1, asks),
         out_as("DHCP with the flag", asks, 0, asks),

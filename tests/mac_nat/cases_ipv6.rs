@@ -88,6 +88,29 @@ fn ipv6_out() -> Vec<Case> {
             ip(W, A, &ipv6(v6(50), v6(51), 6, &tcp())),
             Fate::Again(ip(B, A, &ipv6(v6(50), v6(51), 6, &tcp()))),
         ),
+        dropped(
+            "DHCPv6's answer to the host",
+            ip(W, A, &ipv6(v6(50), v6(21), 17, &udp(547, 546))),
+            "server",
+        ),
+        dropped(
+            "DHCPv6's answer to the host behind options",
+            ip(
+                W,
+                A,
+                &ipv6(v6(50), v6(21), 60, &[options(17), udp(547, 546)].concat()),
+            ),
+            "server",
+        ),
+        plain(
+            "DHCPv6's answer to all",
+            ip(group(1).0, A, &ipv6(v6(50), all_nodes, 17, &udp(547, 546))),
+        )
+        .unheard(),
+        plain(
+            "DHCPv6's answer to a station",
+            ip(STATION, A, &ipv6(v6(50), v6(9), 17, &udp(547, 546))),
+        ),
         dropped("IPv6 from the host", packet(v6(21), 6, &tcp()), "protected"),
         dropped("IPv6 from a pinned address", packet(v6(60), 6, &tcp()), "pinned"),
         dropped("IPv6 from a group", packet(all_nodes, 6, &tcp()), "address"),
@@ -162,7 +185,22 @@ fn discovery_out() -> Vec<Case> {
                 [64, 0, 0, 0],
                 &[&[0; 8][..], &prefix, &tells(1, mac), &prefix].concat(),
             )
-        }),
+        })
+        .unheard(),
+        dropped(
+            "router advertisement to the host",
+            ip(W, A, &icmpv6(local(0xa), v6(21), 134, [64, 0, 7, 8], &[0; 8])),
+            "server",
+        ),
+        dropped(
+            "redirect to the host",
+            ip(
+                W,
+                A,
+                &icmpv6(local(0xa), v6(21), 137, [0; 4], &target(v6(1), &v6(9).octets())),
+            ),
+            "server",
+        ),
         both("neighbour solicitation", asked, &|mac| ask(&tells(1, mac))),
         both("neighbour solicitation behind options", asked, &behind),
         both("neighbour solicitation to one", GATEWAY, &|mac| {
