@@ -232,7 +232,7 @@ fn nothing_leaves_a_radio_with_a_guest_s_mac() {
 fn guests_come_along_to_another_access_point() {
     telling().all_well(
         "roam",
-        &["heard", "told", "roams", "roamed-out", "roamed-in", "roamed-host"],
+        &["heard", "roams", "roamed-out", "roamed-in", "roamed-host"],
     );
 }
 
