@@ -192,6 +192,25 @@ fn the_guard_goes_with_its_port() {
 }
 
 #[test]
+fn an_address_that_is_anothers_is_named() {
+    let host = bridged("doubt");
+    host.sh("ip addr add 192.0.2.21/24 dev br0");
+    add(&host, "t0", GUARD);
+    let guard = "192.0.2.50,192.0.2.21,192.0.2.77";
+    let args = ["tap", "add", "t1", "--mac", "52:54:00:00:00:77", "--guard", guard];
+    let ended = host.vmbr(&args);
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    for text in [
+        "192.0.2.50 is the address of t0's guest, too: ",
+        "192.0.2.21 is this host's address on br0: ",
+    ] {
+        assert!(ended.stderr.contains(text), "{ended:?}");
+    }
+    assert_eq!(ended.stderr.matches("warning").count(), 2, "{ended:?}");
+    assert!(!host.vmbr(&args).stderr.contains("warning"));
+}
+
+#[test]
 fn nobody_takes_a_guarded_mac_away() {
     let host = bridged("sticky");
     add(&host, "t0", GUARD);

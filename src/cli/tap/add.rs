@@ -15,6 +15,7 @@ use crate::sys::syslog::Severity;
 use crate::sys::tap::TAP_MAC_BYTE;
 
 use super::change::Place;
+use super::doubt;
 use super::outcome::{Error, log, print, print_json};
 use super::{Args, GuardEntry, Guards, entry, few, group, look, require_privilege, user};
 use crate::cli::args::TapAdd;
@@ -51,6 +52,14 @@ pub fn run(add: &TapAdd, args: &Args) -> Result<(), Error> {
         options: options(add)?,
     };
     let made = ensure(&wanted, live)?;
+    if let Some(guard) = wanted.options.guard.as_ref().filter(|_| !made.is_empty()) {
+        for text in doubt::about(guard, &wanted.names) {
+            warn(&format!(
+                "{text}: with it the guest of {} reaches nobody",
+                few(wanted.names.iter())
+            ));
+        }
+    }
     tell(&wanted, &made, args)
 }
 

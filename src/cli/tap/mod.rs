@@ -2,6 +2,7 @@
 
 pub mod add;
 mod del;
+mod doubt;
 mod list;
 
 use std::collections::BTreeSet;
