@@ -16,6 +16,9 @@ mod packets;
 
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use air::{A, Air, B, GATEWAY, UPLINK, reaches, sh};
@@ -336,7 +339,7 @@ fn a_guest_does_not_get_what_others_send_to_the_gateway() {
     let as_gateway = frame(mac(B), mac(GATEWAY), IPV4, &packet);
     let sender = Sender::on(&air.b, "eth0");
     sender.repeat(&[as_gateway], || {
-        std::thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
     });
     let silent = !air::soon(&air.a, 5, "ping -c 1 -W 1 192.0.2.1");
     assert!(!silent, "the other's frames to the gateway do not get there");
@@ -366,7 +369,7 @@ fn who_answered_for_a_server_may_become_a_guest() {
     let target = ([0; 6], Ipv4Addr::new(192, 0, 2, 21));
     let asks = arp_as(1, 1, (mac(A), Ipv4Addr::new(192, 0, 2, 53)), target);
     Sender::on(&air.station, "eth0").repeat(&[frame(BROADCAST, mac(A), ARP, &asks)], || {
-        std::thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
     });
     sync(&air, &[], &[("192.0.2.53", A)]);
     sh(&air.a, "ip addr add 192.0.2.53/24 dev eth0");
@@ -389,12 +392,60 @@ fn a_neighbour_does_not_cut_off_a_guest() {
     // To the uplink alone: the bridge does not hear it.
     let frames = [frame(mac(UPLINK), mac(A), ARP, &says)];
     let sender = Sender::on(&air.station, "eth0");
-    sender.repeat(&frames, || std::thread::sleep(Duration::from_millis(100)));
+    sender.repeat(&frames, || thread::sleep(Duration::from_millis(100)));
     drop(sender);
     // What was heard within the last second passes.
-    std::thread::sleep(Duration::from_secs(2));
+    thread::sleep(Duration::from_secs(2));
     let soon = air::soon(&air.a, 8, "ping -c 1 -W 1 192.0.2.1");
     sync(&air, &[], &[]);
     let synced = air::soon(&air.a, 8, "ping -c 1 -W 1 192.0.2.1");
     assert!(soon && synced, "{soon}, {synced}, {}", air.counted("source-mac"));
+}
+
+#[test]
+fn our_own_frames_that_come_back_are_not_heard() {
+    let air = Air::new("echo", Way::Tcx);
+    reaches(&air.a, "192.0.2.1");
+    // What looks to a like somebody else with its address; and of another
+    // guest, which it hears, what shows that it would hear that.
+    let claims = |last| {
+        let own = Ipv4Addr::new(192, 0, 2, last);
+        frame(
+            BROADCAST,
+            mac(UPLINK),
+            ARP,
+            &arp_as(1, 1, (mac(UPLINK), own), ([0; 6], own)),
+        )
+    };
+    let (sender, neighbour) = (Sender::on(&air.lan, "ap"), Sender::on(&air.b, "eth0"));
+    let of_either = "arp[14:4] == 0xc0000232 or arp[14:4] == 0xc0000263";
+    let mut ear = air.a.command("tcpdump");
+    ear.args(["--immediate-mode", "-lnni", "eth0", of_either]);
+    let mut ear = ear.stdout(Stdio::piped()).spawn().unwrap();
+    let (tell, heard) = mpsc::channel();
+    let lines = BufReader::new(ear.stdout.take().unwrap()).lines();
+    let listener = thread::spawn(move || {
+        lines
+            .map_while(Result::ok)
+            .for_each(|line| tell.send(line).unwrap())
+    });
+    let hears_neighbour = || {
+        let line = heard.recv_timeout(Duration::from_secs(5)).unwrap();
+        assert!(line.contains("192.0.2.99"), "{line}");
+    };
+    neighbour.repeat(&[claims(99)], || {
+        hears_neighbour();
+        sender.repeat(&[claims(50)], || {
+            let counted = wait_until(Duration::from_secs(5), || air.counted("echo") > 20);
+            assert!(counted, "{} were counted", air.counted("echo"));
+        });
+        hears_neighbour();
+    });
+    ear.kill().unwrap();
+    ear.wait().unwrap();
+    listener.join().unwrap();
+    for line in heard {
+        assert!(line.contains("192.0.2.99"), "{line}");
+    }
+    air.assert_one_mac();
 }
