@@ -195,6 +195,19 @@ pub struct State {
 }
 
 impl State {
+    /// Leaves out the routes to single routers that NetworkManager makes where it
+    /// hears one in a moment in which the link's own prefix has no route.
+    pub fn without_routes_to_routers(mut self) -> Self {
+        let to_router = |route: &Value| {
+            let dst = route["dst"].as_str().unwrap_or_default();
+            route["protocol"] == "ra" && dst.starts_with("fe80::") && !dst.contains('/')
+        };
+        let routes = self.parts.iter_mut().find(|(name, _)| name == "route6");
+        let list = routes.and_then(|(_, value)| value.as_array_mut()).unwrap();
+        list.retain(|route| !to_router(route));
+        self
+    }
+
     /// Looks at a namespace.
     pub fn of(ns: &Namespace) -> Self {
         let at = Instant::now();

@@ -46,10 +46,15 @@ impl Namespace {
         require_namespaces();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("vmbr-{}-{number}-{hint}", std::process::id());
-        let made = Command::new("ip")
-            .args(["netns", "add", &name])
-            .output()
-            .expect("running ip");
+        let netns = |verb| {
+            let mut ip = Command::new("ip");
+            ip.args(["netns", verb, &name]).output().expect("running ip")
+        };
+        let mut made = netns("add");
+        // Of a run that was killed, whose process had this one's number.
+        if !made.status.success() && netns("del").status.success() {
+            made = netns("add");
+        }
         assert!(
             made.status.success(),
             "`ip netns add {name}` does not work here, so this test cannot run: {}",
