@@ -101,7 +101,7 @@ impl Lab {
 
     /// Waits until there are so many TAPs.
     fn until_taps(&self, count: usize) {
-        let there = wait_until(std::time::Duration::from_secs(10), || self.taps().len() == count);
+        let there = wait_until(std::time::Duration::from_secs(60), || self.taps().len() == count);
         assert!(there, "not {count}: {:?}", self.taps());
     }
 
