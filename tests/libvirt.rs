@@ -35,8 +35,11 @@ const SETUP: &str = "
         grep -q ^${name%:*}: /etc/group || echo ${name%:*}:x:${name#*:}: >>/etc/group
     done
     ip link set lo up
-    # There are machines whose KVM opens and hangs: libvirt tries it for long.
-    [ ! -e /dev/kvm ] || mount --bind /dev/null /dev/kvm
+    # There are machines whose KVM opens and hangs: libvirt tries it for long. And
+    # one that its user may open and that is none it tries again for each domain.
+    mknod /run/no-kvm c 1 3
+    chmod 0 /run/no-kvm
+    [ ! -e /dev/kvm ] || mount --bind /run/no-kvm /dev/kvm
     for kind in qemu network; do
         sed s:/usr/local/bin/vmbr:$VMBR: $QEMU_DIR/libvirt-hook >/etc/libvirt/hooks/$kind.d/vmbr
         chmod 755 /etc/libvirt/hooks/$kind.d/vmbr
