@@ -57,7 +57,8 @@ fn in_resolv_conf(text: &str) -> Vec<IpAddr> {
 /// before is not free for that.
 pub fn pins(bridge: &IfName) -> Result<BTreeMap<IpAddr, MacAddr6>, String> {
     let file = Path::new(OWN_FILE);
-    if !file.exists() {
+    // What cannot be looked at may be there.
+    if file.try_exists().is_ok_and(|there| !there) {
         return Ok(BTreeMap::new());
     }
     let mut reading = Reading {

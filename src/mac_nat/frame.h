@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Frames, as all three programs see them. */
+/* Frames, as the programs see them. */
 #ifndef VMBR_FRAME_H
 #define VMBR_FRAME_H
 

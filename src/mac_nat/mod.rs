@@ -62,9 +62,9 @@
 //!   of DHCP reach the air and other guests, and not the host.
 //! - Ask a DHCP server in the host's name.
 //! - Get what the host sends to others: that goes to a guest by its address and
-//!   its MAC together, on the uplink's link only, and a gateway's MAC is
-//!   nobody's. An address alone any guest can say it has, but none that the host
-//!   has behind another device.
+//!   its MAC together, on the uplink's link only, and no guest begins to speak
+//!   by a MAC that has answered as a gateway within a minute. An address alone
+//!   any guest can say it has, but none that the host has behind another device.
 //! - Push out what was learned of others: each port has 64 addresses, and a
 //!   further one takes the place of the port's own oldest.
 //! - Move an address more than once a second: it is that of whoever spoke as it

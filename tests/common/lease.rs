@@ -147,8 +147,8 @@ impl Server {
     }
 }
 
-/// Up to a thousand echo requests a second to each of some addresses, and as many to
-/// the one who asks: what is lost of those the machine that runs the test has
+/// Up to a thousand echo requests a second to each of some addresses, and as many
+/// to the one who asks: what is lost of those the machine that runs the test has
 /// lost, which was too busy to read the answers. What is late is not made up
 /// for: several requests at once would be lost in a moment of one.
 pub struct Stream {

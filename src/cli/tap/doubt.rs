@@ -40,12 +40,12 @@ fn singles(guard: &Guard) -> BTreeSet<IpAddr> {
 
 fn of_host(own: &BTreeSet<IpAddr>, live: &HostState) -> Vec<String> {
     let of_device = |(dev, addresses): (&IfName, &Vec<crate::model::Address>)| {
-        let hers: Vec<String> = addresses
+        let found: Vec<String> = addresses
             .iter()
             .filter(|address| own.contains(&address.local))
             .map(|address| format!("{} is this host's address on {dev}", address.local))
             .collect();
-        hers
+        found
     };
     live.addresses.iter().flat_map(of_device).collect()
 }
